@@ -1,0 +1,151 @@
+"""The bell: a one-byte file beside the database. Writing to it after a commit wakes the other processes.
+
+Watching the database or its ``-wal`` instead does not work: the ``-wal`` changes before the commit can be seen, and
+opening and closing SQLite's own files drops the locks it holds on them.
+"""
+
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+logger = logging.getLogger("channels_lite.bell")
+
+
+class Listener(Protocol):
+    """Something whose descriptor becomes readable when the bell rings."""
+
+    how: str
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def drain(self) -> bool:
+        """Take note of the rings so far; False where the file is gone and a new listener is needed."""
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+
+
+class InotifyListener:
+    """Hears the bell on Linux."""
+
+    how = "inotify"
+
+    def __init__(self, path: str) -> None:
+        import inotify_simple
+
+        flags = inotify_simple.flags
+        self._parse = inotify_simple.parse_events
+        self._inotify = inotify_simple.INotify(nonblocking=True)
+        try:
+            self._inotify.add_watch(path, flags.MODIFY | flags.DELETE_SELF | flags.MOVE_SELF)
+        except OSError:
+            self._inotify.close()
+            raise
+
+    def fileno(self) -> int:
+        """The inotify descriptor."""
+        return int(self._inotify.fileno())
+
+    def drain(self) -> bool:
+        """Read the events away."""
+        try:
+            events = self._parse(os.read(self.fileno(), 65536))
+        except BlockingIOError:
+            return True
+        return not any(event.mask & ~2 for event in events)  # anything but IN_MODIFY: deleted, moved, overflown
+
+    def close(self) -> None:
+        """Close the inotify descriptor."""
+        self._inotify.close()
+
+
+class KqueueListener:
+    """Hears the bell on macOS and the BSDs."""
+
+    how = "kqueue"
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_EVTONLY", 0))
+        self._queue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]
+        self._gone = select.KQ_NOTE_DELETE | select.KQ_NOTE_RENAME  # type: ignore[attr-defined,unused-ignore]
+        event = select.kevent(  # type: ignore[attr-defined,unused-ignore]
+            self._file,
+            filter=select.KQ_FILTER_VNODE,  # type: ignore[attr-defined,unused-ignore]
+            flags=select.KQ_EV_ADD | select.KQ_EV_CLEAR,  # type: ignore[attr-defined,unused-ignore]
+            fflags=select.KQ_NOTE_WRITE | self._gone,  # type: ignore[attr-defined,unused-ignore]
+        )
+        self._queue.control([event], 0, 0)
+
+    def fileno(self) -> int:
+        """The kqueue descriptor."""
+        return int(self._queue.fileno())
+
+    def drain(self) -> bool:
+        """Fetch the events."""
+        return not any(event.fflags & self._gone for event in self._queue.control(None, 8, 0))
+
+    def close(self) -> None:
+        """Close the queue and the file."""
+        self._queue.close()
+        os.close(self._file)
+
+
+def _listener_class() -> Callable[[str], Listener] | None:
+    if sys.platform == "linux":
+        return InotifyListener
+    return KqueueListener if hasattr(select, "kqueue") else None
+
+
+class Bell:
+    """The bell of one database."""
+
+    def __init__(self, database: str) -> None:
+        self.path = f"{database}-bell"
+        self._mode = os.stat(database).st_mode & 0o666  # who may use the database may ring and hear
+        self._silent = _listener_class() is None
+        self._fd = -1 if self._silent else self._open()
+
+    def _open(self) -> int:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
+        if os.fstat(fd).st_size == 0:
+            os.fchmod(fd, self._mode)  # past the umask
+            os.pwrite(fd, b"\0", 0)
+        return fd
+
+    def ring(self) -> None:
+        """Wake whoever listens. An error is logged and not raised: the commit stands, and the poll finds it."""
+        if self._silent:
+            return
+        try:
+            os.pwrite(self._fd, b"\0", 0)
+        except OSError as error:
+            logger.warning("The bell %s cannot be rung: %s. Other processes hear by polling.", self.path, error)
+
+    def listen(self) -> Listener | None:
+        """A new listener, or None where this platform has none; OSError where the system has no room for one."""
+        listener = _listener_class()
+        return None if listener is None else listener(self.path)
+
+    def renew(self) -> bool:
+        """Make the file anew if it was deleted or replaced; whether it was."""
+        if self._silent:
+            return False
+        try:
+            there, mine = os.stat(self.path), os.fstat(self._fd)
+            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+                return False
+        except FileNotFoundError:
+            logger.warning("The bell %s was deleted; it is made anew.", self.path)
+        os.close(self._fd)
+        self._fd = self._open()
+        return True
+
+    def close(self) -> None:
+        """Close the file; it stays where it is."""
+        if not self._silent:
+            os.close(self._fd)
+            self._silent = True

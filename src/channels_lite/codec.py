@@ -1,0 +1,39 @@
+"""What stands in a row's payload: a serialized message, encrypted where there are keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from channels_lite.crypto import Crypter
+from channels_lite.errors import ConfigError, InvalidMessage, UndecodableMessage
+from channels_lite.serializers import SerializerDoesNotExist, registry
+
+
+class Codec:
+    """Message to payload and back, with one serializer and, perhaps, keys."""
+
+    def __init__(self, serializer_format: str, keys: Sequence[str | bytes] | None, expiry: float) -> None:
+        try:
+            self._serializer = registry.get_serializer(serializer_format)
+        except SerializerDoesNotExist as error:
+            raise ConfigError(f"CHANNEL_LAYERS: the option 'serializer_format': {error}") from None
+        self._crypter = Crypter(keys) if keys else None
+        self._expiry = expiry
+
+    def encode(self, message: Any, expiry: float) -> bytes:
+        """The payload of a message; InvalidMessage where it is no dict or cannot be sent."""
+        if not isinstance(message, dict):
+            raise InvalidMessage(f"A message is a dict, not {type(message).__name__}.")
+        payload = self._serializer.serialize(message)
+        return payload if self._crypter is None else self._crypter.encrypt(payload, expiry)
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """A new message from a payload; UndecodableMessage where that is not possible, whatever the reason."""
+        if self._crypter is not None:
+            payload = self._crypter.decrypt(payload, self._expiry)
+        try:
+            message = self._serializer.deserialize(payload)
+        except Exception as error:  # a stranger's bytes can fail a serializer in any way
+            raise UndecodableMessage(f"it cannot be decoded ({type(error).__name__}: {error})") from error
+        if not isinstance(message, dict):
+            raise UndecodableMessage(f"it is no dict but {type(message).__name__}")
+        return message

@@ -1,0 +1,191 @@
+"""The options of a layer: their types, defaults and meaning, and which file they lead to."""
+
+import fnmatch
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from msgspec import Meta, Struct
+
+from channels_lite.errors import ConfigError
+
+MEMORY = ":memory:"
+DEFAULT_ALIAS = "default"
+BUSY_DEADLINE = 5.0  # seconds; Django's own default for a locked SQLite database
+
+Seconds = Annotated[float, Meta(gt=0, le=10**9)]
+Count = Annotated[int, Meta(ge=0, le=2**31)]
+CapacityRules = list[tuple[re.Pattern[str], int]]
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """CONFIG of one entry in CHANNEL_LAYERS. Names and defaults are those of channels-lite 0.3."""
+
+    database: str | None = None
+    """Alias in DATABASES. ``default`` stands for a companion file beside that database."""
+    path: str | None = None
+    """A file, or ``:memory:``, instead of an alias."""
+    prefix: Annotated[str, Meta(max_length=100)] = ""
+    """Layers with different prefixes share a file without seeing each other."""
+    expiry: Seconds = 60
+    """Seconds after which an unread message is gone."""
+    group_expiry: Seconds = 86400
+    """Seconds after its last ``group_add`` for which a channel stays in a group."""
+    capacity: Count = 100
+    """Live messages that a channel holds before it is full."""
+    enforce_capacity: bool = True
+    """False: no channel is ever full."""
+    channel_capacity: dict[Any, Any] = {}
+    """Glob or compiled pattern to capacity; the first match wins."""
+    auto_trim: bool = True
+    """Remove what has expired in the background."""
+    symmetric_encryption_keys: list[Any] | None = None
+    """Keys; the first one encrypts, all decrypt."""
+    serializer_format: str = "msgpack"
+    """A name in ``channels_lite.serializers.registry``."""
+    polling_interval: Seconds | None = 0.1
+    """Seconds between looks where there is no bell to hear; None: never look unasked."""
+    polling_idle_timeout: Seconds = 1800
+    """Seconds without a waiting receiver after which a loop's watcher is put away."""
+    pool_size: Annotated[int, Meta(ge=1)] = 10
+    """Accepted for the sake of older settings; a process has one connection to the file, whatever this says."""
+
+
+def parse(config: Mapping[str, Any], **defaults: Any) -> Options:
+    """Check CONFIG and fill in what it leaves out; ConfigError names the option that is wrong."""
+    _refuse_unknown(config)
+    given = {**defaults, **{name: _plain(name, value) for name, value in config.items()}}
+    try:
+        options = msgspec.convert(given, Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"CHANNEL_LAYERS: {_readable(error)}.") from None
+    if options.database is not None and options.path is not None:
+        raise ConfigError("CHANNEL_LAYERS: give the option 'database' or the option 'path', not both.")
+    if options.path is None:
+        check_alias(options.database or DEFAULT_ALIAS)
+    _check_keys(options.symmetric_encryption_keys)
+    return options
+
+
+def _refuse_unknown(config: Mapping[str, Any]) -> None:
+    known = Options.__struct_fields__
+    for name in config:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}."
+            raise ConfigError(f"CHANNEL_LAYERS: unknown option {name!r}; {hint}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "path" and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if name == "channel_capacity" and value is None:
+        return {}
+    if name == "symmetric_encryption_keys" and isinstance(value, str | bytes):
+        raise ConfigError(f"CHANNEL_LAYERS: the option {name!r} is a list of keys, not a single one; write [key].")
+    return value
+
+
+def _readable(error: msgspec.ValidationError) -> str:
+    """Turn msgspec's "Expected `int`, got `str` - at `$.capacity`" into words that name the option."""
+    what, _, where = str(error).partition(" - at `$.")
+    return f"the option {where.rstrip('`')!r}: {what[:1].lower()}{what[1:]}".replace("`", "")
+
+
+def _check_keys(keys: list[Any] | None) -> None:
+    for key in keys or ():
+        if not isinstance(key, str | bytes) or not key:
+            raise ConfigError(
+                "CHANNEL_LAYERS: the option 'symmetric_encryption_keys' holds something that is not a key: "
+                f"each one is a non-empty str or bytes, this one is {type(key).__name__}."
+            )
+
+
+def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
+    """Compile the option ``channel_capacity``: globs become patterns, patterns stay as they are."""
+    rules = []
+    for pattern, capacity in channel_capacity.items():
+        if isinstance(pattern, str):
+            pattern = re.compile(fnmatch.translate(pattern))
+        elif not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
+            raise ConfigError(
+                f"CHANNEL_LAYERS: the option 'channel_capacity' has the key {pattern!r}; "
+                "a key is a glob or a compiled regular expression."
+            )
+        if type(capacity) is not int or capacity < 0:
+            raise ConfigError(
+                f"CHANNEL_LAYERS: the option 'channel_capacity' gives {pattern.pattern!r} the capacity {capacity!r}; "
+                "a capacity is a whole number, 0 or more."
+            )
+        rules.append((pattern, capacity))
+    return rules
+
+
+def check_alias(alias: str) -> Mapping[str, Any]:
+    """The DATABASES entry of ``alias``, which must be there and be SQLite. Reads settings only."""
+    try:
+        databases = settings.DATABASES
+    except ImproperlyConfigured:
+        databases = {}
+    if alias not in databases:
+        raise ConfigError(
+            f"CHANNEL_LAYERS: the option 'database' names {alias!r}, which is not in DATABASES "
+            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or give the option 'path'."
+        )
+    entry: Mapping[str, Any] = databases[alias]
+    engine = str(entry.get("ENGINE", ""))
+    if not engine.endswith(("sqlite3", "spatialite")):
+        raise ConfigError(
+            f"CHANNEL_LAYERS: the option 'database' names {alias!r}, whose ENGINE is {engine!r}; "
+            "a SQLite database is needed: add an alias of its own, or give the option 'path'."
+        )
+    return entry
+
+
+def alias_file(alias: str) -> str:
+    """The file of a SQLite alias as Django knows it now (tests rename it), or ``:memory:``."""
+    from django.db import connections
+
+    check_alias(alias)
+    name = str(connections[alias].settings_dict["NAME"] or "")
+    if not name:
+        raise ConfigError(f"DATABASES: the alias {alias!r} has no NAME; give it the path of a file.")
+    return _file(name)
+
+
+def _file(name: str) -> str:
+    if name == MEMORY or (name.startswith("file:") and ("mode=memory" in name or MEMORY in name)):
+        return MEMORY
+    if name.startswith("file:"):
+        raise ConfigError(f"The database name {name!r} is a URI; give the path of the file instead.")
+    return os.path.abspath(name)
+
+
+def own_file(options: Options) -> str:
+    """The file that a layer with a connection of its own opens, or ``:memory:``.
+
+    The alias ``default`` leads to a companion beside that database: Django opens the database itself in this process
+    with another SQLite library, and two libraries on one file destroy it.
+    """
+    if options.path is not None:
+        return _file(options.path)
+    alias = options.database or DEFAULT_ALIAS
+    file = alias_file(alias)
+    if alias != DEFAULT_ALIAS or file == MEMORY:
+        return file
+    database = Path(file)
+    return str(database.with_name(f"{database.stem}-channels{database.suffix or '.sqlite3'}"))
+
+
+def busy_deadline(options: Options) -> float:
+    """Seconds that a call waits for the database's write lock: OPTIONS["timeout"] of the alias, or 5."""
+    if options.path is not None:
+        return BUSY_DEADLINE
+    entry = check_alias(options.database or DEFAULT_ALIAS)
+    return float((entry.get("OPTIONS") or {}).get("timeout", BUSY_DEADLINE))

@@ -1,0 +1,219 @@
+"""The apsw connection: one for each file and process, shared by all its layers, loops and threads."""
+
+import atexit
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import apsw
+
+from channels_lite import schema, store
+from channels_lite.bell import Bell, Listener
+from channels_lite.config import MEMORY
+from channels_lite.keeper import JOURNAL_LIMIT, Job, Keeper
+
+T = TypeVar("T")
+
+
+class Database:
+    """An open database. Statements run inline under its lock and never wait: apsw.BusyError comes at once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.in_memory = path == MEMORY
+        self._lock = threading.RLock()
+        self._inserted: list[int] = []  # what the update hook heard since the write began
+        self._considered: list[str] = []  # channels whose capacity the running group_send asked for
+        self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
+        self._layers: tuple[weakref.ref[Any], ...] = ()  # replaced, never changed: read without a lock
+        self._connection = _connect(path)
+        self._connection.set_update_hook(self._updated)
+        self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
+        self.bell: Bell | None = None
+        self.keeper: Keeper | None = None
+        if not self.in_memory:
+            self.bell = Bell(path)
+            self.keeper = Keeper(path)
+            self._connection.set_wal_hook(self._committed)
+            self.keeper.start()
+
+    def _updated(self, kind: int, database: str, table: str, rowid: int) -> None:
+        # Runs before the commit, perhaps for a row that is rolled back: only take note.
+        if kind == apsw.SQLITE_INSERT and table == "channels_lite_message":
+            self._inserted.append(rowid)
+
+    def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        if self.keeper is not None:
+            self.keeper.committed(pages)
+        return apsw.SQLITE_OK
+
+    def _capacity(self, *arguments: Any) -> int | None:
+        layer, channel = arguments
+        self._considered.append(channel)
+        rules = self._rules[layer]()
+        return None if rules is None else rules(channel)
+
+    def register_capacity(self, layer: object, rules: Callable[[str], int | None]) -> None:
+        """Let channels_lite_capacity(id(layer), channel) in SQL answer with this method of the layer."""
+        self._rules[id(layer)] = weakref.WeakMethod(rules)
+
+    def enlist(self, layer: object) -> None:
+        """Let a layer hear what is announced."""
+        self._layers = (*self._layers, weakref.ref(layer))
+
+    def dismiss(self, layer: object | None) -> bool:
+        """Forget a layer, and those that are gone; whether none is left."""
+        self._layers = tuple(ref for ref in self._layers if ref() is not None and ref() is not layer)
+        return not self._layers
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def read(self, operation: Callable[..., T], *arguments: Any) -> T:
+        """Run a function of ``store`` that inserts no message; nobody else uses the connection meanwhile."""
+        with self._lock:
+            return operation(self._execute, *arguments)
+
+    def write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
+        """Run a function of ``store`` that sends; it has committed when this returns.
+
+        Returns the ids of the messages that went in, and the channels that the statement considered, if it asked.
+        """
+        with self._lock:
+            self._inserted, self._considered = [], []
+            operation(self._execute, *arguments)
+            return self._inserted, self._considered
+
+    def announce(self, prefix: str, queues: Iterable[str]) -> None:
+        """After a commit: wake who waits on these queues, here and, unless all are this process's own, elsewhere."""
+        foreign = False
+        for queue in queues:
+            own = False
+            for reference in self._layers:
+                layer = reference()
+                if layer is not None and layer.hear(prefix, queue):
+                    own = True
+            foreign = foreign or not own
+        if foreign and self.bell is not None:
+            self.bell.ring()
+
+    def version(self) -> int:
+        """PRAGMA data_version: changes when another connection has committed."""
+        return self.read(store.data_version)
+
+    def listen(self) -> Listener | None:
+        """A new listener for the bell."""
+        return None if self.bell is None else self.bell.listen()
+
+    def renew_bell(self) -> bool:
+        """Make the bell anew if it is gone; whether it was."""
+        with self._lock:
+            return self.bell is not None and self.bell.renew()
+
+    def later(self, job: Job) -> None:
+        """Run a job away from the loop: on the keeper's connection, or here and now for a database in memory."""
+        if self.keeper is None:
+            self.read(job)
+        else:
+            self.keeper.ask(job)
+
+    def close(self) -> None:
+        """Close everything. May take a checkpoint: not for a loop's thread."""
+        if self.keeper is not None:
+            self.keeper.stop()
+        with self._lock:
+            self._connection.close()
+            if self.bell is not None:
+                self.bell.close()
+
+    def abandon(self) -> None:
+        """In a forked child: let go without closing, and for good.
+
+        The connection belongs to the parent. Closing it here could checkpoint behind the parent's back, and so could
+        its destructor at interpreter exit; one reference more than Python knows of keeps that from running.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        if self.bell is not None:
+            self.bell.close()
+
+
+def _connect(path: str) -> apsw.Connection:
+    connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path)
+    try:
+        execute = schema.executor(connection)
+        schema.check(execute, schema.steps(), path)
+        for pragma, value in (("synchronous", "normal"), ("mmap_size", 0), ("journal_size_limit", JOURNAL_LIMIT)):
+            connection.pragma(pragma, value)
+    except apsw.Error as error:
+        raise schema.describe(path, error) from error
+    connection.set_busy_timeout(0)
+    connection.wal_autocheckpoint(0)
+    return connection
+
+
+_open: dict[tuple[int, int], Database] = {}  # device and inode -> the open database
+_opening = threading.Lock()
+
+
+def acquire(path: str, layer: object) -> Database:
+    """The database at this path, opened if this process has not opened it yet.
+
+    Does I/O and waits: not for a loop's thread, except for ``:memory:``, where every layer has a database of its own.
+    """
+    with _opening:
+        database = None if path == MEMORY else _open.get(_identity(path))
+        if database is None:
+            database = Database(path)
+            if path != MEMORY:
+                _open[_identity(path)] = database
+        database.enlist(layer)
+        weakref.finalize(layer, _close_unused, database).atexit = False
+        return database
+
+
+def release(database: Database, layer: object | None) -> None:
+    """Take back what ``acquire`` gave; the last layer closes the database. Not for a loop's thread."""
+    with _opening:
+        if database.dismiss(layer) and (database.in_memory or database in _open.values()):
+            _forget(database)
+            database.close()
+
+
+def _close_unused(database: Database) -> None:
+    """After a layer was forgotten without close(): the garbage collector may be on a loop's thread."""
+    threading.Thread(target=release, args=(database, None), daemon=True).start()
+
+
+def _forget(database: Database) -> None:
+    for key in [key for key, other in _open.items() if other is database]:
+        del _open[key]
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (-1, -1)
+    return (status.st_dev, status.st_ino)
+
+
+def _close_all() -> None:
+    with _opening:
+        while _open:
+            _open.popitem()[1].close()
+
+
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+    for database in _open.values():
+        database.abandon()
+    _open.clear()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,41 @@
+"""What can go wrong: each exception's docstring says when it is raised."""
+
+from channels.exceptions import InvalidChannelLayerError
+
+
+class ChannelsLiteError(Exception):
+    """The base of this package's own errors."""
+
+
+class DatabaseBusy(ChannelsLiteError):
+    """Another process held the database's write lock until the deadline; nothing was sent or changed."""
+
+
+class LayerClosed(ChannelsLiteError):
+    """The layer was closed while this call was waiting for a message."""
+
+
+class SchemaError(ChannelsLiteError):
+    """The database's schema is not the one this release needs, or its schema files cannot be used."""
+
+
+class UndecodableMessage(ChannelsLiteError):
+    """A stored message cannot be decrypted or decoded with this layer's settings."""
+
+
+class InvalidMessage(TypeError, AssertionError):
+    """The message cannot be sent: it is no dict, or holds something that no reader could get back.
+
+    An AssertionError as well, because that is what Channels' own layers raise for a message that is no dict.
+    """
+
+
+class ForeignChannel(ValueError, AssertionError):
+    """A process-specific channel of another process (or from before a fork): only that process may receive from it.
+
+    An AssertionError as well, because that is what channels_redis raises.
+    """
+
+
+class ConfigError(InvalidChannelLayerError):
+    """The CONFIG of a channel layer is wrong; the text names the option."""

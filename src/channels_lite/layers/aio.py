@@ -1,0 +1,201 @@
+"""The fast layer: an apsw connection of its own, used inline on the event loop's thread."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import apsw
+from channels.exceptions import ChannelFull, MessageTooLarge
+
+from channels_lite import config, store
+from channels_lite.database import Database, acquire, release
+from channels_lite.errors import DatabaseBusy
+from channels_lite.keeper import open_connection, trim_all
+from channels_lite.layers.base import SQLiteLayer
+from channels_lite.mailbox import Item, Waiter
+from channels_lite.schema import Execute, executor
+
+BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
+BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has tried often
+PATIENT_AFTER = 50  # tries
+
+
+class AIOSQLiteChannelLayer(SQLiteLayer):
+    """A channel layer on a SQLite file of its own; options: ``channels_lite.config.Options``.
+
+    ``database="default"`` (or nothing) means a companion file beside the default database, any other alias its own
+    file, ``path`` any file. Usable from several event loops and threads at once; a forked child begins anew.
+    """
+
+    def __init__(self, **configuration: Any) -> None:
+        super().__init__(**configuration)
+        self._deadline = config.busy_deadline(self.options)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._database: Database | None = None
+
+    def file(self) -> str:
+        """The database file of this layer, or ``:memory:``. Reads settings only."""
+        return config.own_file(self.options)
+
+    # Opening and closing.
+
+    async def _ready(self) -> Database:
+        database = self._database
+        if database is not None:
+            return database
+        path = self.file()
+        if path == config.MEMORY:
+            return self._opened(path)
+        # Away from the loop: creating the schema waits for locks and for the disk.
+        return await asyncio.to_thread(self._opened, path)
+
+    def _opened(self, path: str) -> Database:
+        with self._opening:
+            if self._database is None:
+                database = acquire(path, self)
+                database.register_capacity(self, self._room)
+                if self.options.auto_trim and database.keeper is not None:
+                    database.keeper.trim_every(min(max(self.expiry / 2, 1.0), 30.0), self)
+                self._database = database
+            return self._database
+
+    async def close(self) -> None:
+        """Stop listening and close the database; a waiting receive() ends with LayerClosed.
+
+        May be called more than once; the next use opens the database again.
+        """
+        self._stop_waiting()
+        database, self._database = self._database, None
+        if database is not None:
+            await asyncio.to_thread(release, database, self)
+
+    # Writing.
+
+    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
+        database = await self._ready()
+        deadline: float | None = None
+        for attempt in itertools.count():
+            try:
+                return database.write(operation, *arguments)
+            except apsw.BusyError:
+                now = asyncio.get_running_loop().time()
+                deadline = deadline or now + self._deadline
+                if now >= deadline:
+                    raise DatabaseBusy(
+                        f"The database {database.path} was locked by somebody else for {self._deadline:g} s; "
+                        "nothing was sent or changed."
+                    ) from None
+            except apsw.ConstraintError as error:
+                if store.FULL not in str(error):
+                    raise
+                raise ChannelFull from None
+            except apsw.TooBigError as error:
+                raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
+            await asyncio.sleep(_pause(attempt))
+        raise AssertionError("unreachable")
+
+    def _announce(self, queues: Iterable[str]) -> None:
+        if self._database is not None:
+            self._database.announce(self.options.prefix, queues)
+
+    def _queues(self, ids: list[int]) -> list[str]:
+        if self._database is None:
+            return []
+        return [queue for _, queue in self._database.read(store.queues, ids)]
+
+    # Looking. All of it runs to its end inline: a claim and its delivery cannot be torn apart.
+
+    def _look(self, waiter: Waiter, attempt: int) -> Item | None:
+        if waiter.queue.endswith("!"):
+            if self._mailboxes.is_first(waiter):
+                self._collect(waiter.queue)
+            return None
+        if self._database is None:
+            return None
+        try:
+            row = self._database.read(store.claim_one, self.options.prefix, waiter.queue)
+        except apsw.BusyError:
+            waiter.loop.call_later(_pause(attempt), self._mailboxes.wake, waiter.channel)
+            return None
+        return None if row is None else Item(*row)
+
+    def _look_everywhere(self) -> None:
+        waiting = self._mailboxes.waiting()
+        for queue in [queue for queue in waiting if queue.endswith("!")]:
+            del waiting[queue]
+            self._collect(queue)
+        if waiting and self._database is not None:
+            most = max(waiting.values())
+            found = self._database.read(store.pending, self.options.prefix, list(waiting), most)
+            for channel, count in found.items():
+                self._mailboxes.wake(channel, count)
+
+    def _collect(self, queue: str, attempt: int = 0) -> None:
+        loop = self._mailboxes.loop_waiting_on(queue)
+        if loop is None or self._database is None:
+            return
+        try:
+            while self._database.read(self._claim_and_deliver, queue) == store.CLAIM_BATCH:
+                pass
+        except apsw.BusyError:
+            _call_later(loop, _pause(attempt), self._collect, queue, attempt + 1)
+
+    def _claim_and_deliver(self, execute: Execute, queue: str) -> int:
+        # Under the database's lock until all is delivered: another thread's later claim must not overtake.
+        rows = store.claim_queue(execute, self.options.prefix, queue)
+        for row in rows:
+            self._deliver(queue, row)
+        return len(rows)
+
+    def _is_live(self, item: Item) -> bool:
+        return self._database is not None and self._database.read(store.is_live, item.expires_at)
+
+    # Away from the loop.
+
+    def _later(self, job: Callable[[Execute], Any]) -> None:
+        if self._database is not None:
+            self._database.later(job)
+
+    async def _aside(self, job: Callable[[Execute], Any]) -> Any:
+        database = await self._ready()
+        if database.in_memory:
+            return database.read(job)
+        return await asyncio.to_thread(self._on_own_connection, database.path, job)
+
+    def _on_own_connection(self, path: str, job: Callable[[Execute], Any]) -> Any:
+        connection = open_connection(path)
+        try:
+            connection.set_busy_timeout(round(self._deadline * 1000))
+            return job(executor(connection))
+        except apsw.BusyError:
+            raise DatabaseBusy(f"The database {path} was locked by somebody else for {self._deadline:g} s.") from None
+        finally:
+            connection.close()
+
+    async def clean_expired(self) -> tuple[int, int]:
+        """Remove what has expired, of every layer in the file: how many messages and memberships there were."""
+
+        def job(execute: Execute) -> tuple[int, int]:
+            removed = trim_all(execute)
+            self.sweep(execute)
+            return removed
+
+        removed: tuple[int, int] = await self._aside(job)
+        return removed
+
+
+def _pause(attempt: int) -> float:
+    longest = BUSY_PAUSE[1] if attempt < PATIENT_AFTER else BUSY_PAUSE_MAX
+    return random.uniform(BUSY_PAUSE[0], longest)
+
+
+def _call_later(loop: asyncio.AbstractEventLoop, delay: float, step: Callable[..., None], *arguments: Any) -> None:
+    """As loop.call_later(), from any thread; nothing happens where the loop has been closed."""
+    try:
+        loop.call_soon_threadsafe(loop.call_later, delay, step, *arguments)
+    except RuntimeError:
+        return

@@ -1,0 +1,357 @@
+"""The Channels API over a store, mailboxes and watchers. No SQL and no threads: those come with the connection."""
+
+import abc
+import asyncio
+import math
+import os
+import re
+import secrets
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import msgspec
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+
+from channels_lite import config, store
+from channels_lite.codec import Codec
+from channels_lite.drops import Drops
+from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
+from channels_lite.mailbox import Item, Mailboxes, Waiter
+from channels_lite.schema import Execute
+from channels_lite.store import Claimed
+from channels_lite.watcher import Source, Watcher
+
+LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
+
+_parse_targets = msgspec.json.Decoder(list[str]).decode
+_layers: "weakref.WeakSet[SQLiteLayer]" = weakref.WeakSet()
+
+
+class SQLiteLayer(BaseChannelLayer, abc.ABC):
+    """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
+
+    extensions: ClassVar = ["groups", "flush"]
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    # Deviation from BaseChannelLayer, whose patterns let a line feed and non-ASCII letters through against its own
+    # error message.
+    channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?\Z")
+    group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+\Z")
+
+    def __init__(self, **configuration: Any) -> None:
+        """Take CONFIG; ConfigError names the option that is wrong. Does no I/O."""
+        options = config.parse(configuration, **self.defaults)
+        super().__init__(expiry=options.expiry, capacity=options.capacity)  # type: ignore[arg-type] # seconds may have a fraction
+        self.options = options
+        self.group_expiry = options.group_expiry
+        self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
+        self.drops = Drops()
+        self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys, options.expiry)
+        self._watchers: dict[asyncio.AbstractEventLoop, Watcher] = {}
+        weakref.finalize(self, _stop_watchers, self._watchers).atexit = False
+        self._begin()
+        _layers.add(self)
+
+    def _begin(self) -> None:
+        """What belongs to one process: done again in a forked child, which shares nothing with its parent."""
+        self.client_prefix = uuid.uuid4().hex
+        self._own = f".{self.client_prefix}!"
+        self._mailboxes = Mailboxes()
+        self._watchers.clear()
+        self._opening = threading.Lock()
+
+    # What the connection brings.
+
+    @abc.abstractmethod
+    def file(self) -> str:
+        """The database file of this layer, or ``:memory:``. Reads settings only."""
+
+    @abc.abstractmethod
+    async def _ready(self) -> Source:
+        """Open the database if it is not open."""
+
+    @abc.abstractmethod
+    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
+        """Run a function of ``store`` that writes, and wait until it is committed; as Database.write()."""
+
+    @abc.abstractmethod
+    def _announce(self, queues: Iterable[str]) -> None:
+        """After a commit into these queues: wake who waits there, in this process and others."""
+
+    @abc.abstractmethod
+    def _queues(self, ids: list[int]) -> list[str]:
+        """The queues of messages that were just sent, as far as they are still there."""
+
+    @abc.abstractmethod
+    def _look(self, waiter: Waiter, attempt: int) -> Item | None:
+        """Look for what a new waiter may have missed, without blocking.
+
+        Returns a claimed message of a normal channel, to be handed over before anything is awaited. What is found for
+        a process-specific queue is handed to its waiters, this one included. Where the database is locked, the waiter
+        is woken later to look again; ``attempt`` is how often it has.
+        """
+
+    @abc.abstractmethod
+    def _look_everywhere(self) -> None:
+        """Look for what other processes have sent to anybody who waits here."""
+
+    @abc.abstractmethod
+    def _is_live(self, item: Item) -> bool:
+        """Whether a parked message has not expired."""
+
+    @abc.abstractmethod
+    def _later(self, job: Callable[[Execute], Any]) -> None:
+        """Run a job on a connection, away from the loop, when there is time."""
+
+    @abc.abstractmethod
+    async def _aside(self, job: Callable[[Execute], Any]) -> Any:
+        """Run a job that may take long on a connection, away from the loop, and wait for it."""
+
+    # Channels.
+
+    async def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:
+        """Send a message to a channel. It has been committed when this returns.
+
+        ``expiry``: seconds until the message is gone if nobody receives it; the layer's own when left out.
+        Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy.
+        """
+        self.require_valid_channel_name(channel)
+        seconds = self.expiry if expiry is None else _seconds(expiry)
+        payload = self._codec.encode(message, seconds)
+        queue, local = self._split(channel)
+        targets = None if local is None else msgspec.json.encode([local]).decode()
+        try:
+            await self._write(
+                store.send, self.options.prefix, queue, targets, payload, self._room(channel), _milliseconds(seconds)
+            )
+        except ChannelFull:
+            raise ChannelFull(channel) from None
+        self._announce((queue,))
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message on a channel and take it. Cancelling loses nothing.
+
+        Raises TypeError for a bad name, ForeignChannel for a process-specific channel of another process, LayerClosed.
+        """
+        self.require_valid_channel_name(channel)
+        queue, local = self._split(channel)
+        if local is not None and not queue.endswith(self._own):
+            raise ForeignChannel(
+                f"The channel {channel} belongs to another process or layer; "
+                f"this one receives from the channels that its own new_channel() made."
+            )
+        self._listen(await self._ready())
+        attempt = 0
+        while True:
+            item = await self._next(channel, queue, attempt)
+            message = None if item is None else self._open(channel, item)
+            if message is not None:
+                return message
+            attempt += 1
+
+    async def _next(self, channel: str, queue: str, attempt: int) -> Item | None:
+        """One wait: a message, or None when it is time to look again."""
+        mailboxes = self._mailboxes
+        waiter = mailboxes.wait(channel, queue)  # register, then look
+        try:
+            item = waiter.item or self._look(waiter, attempt)
+            if item is None:
+                await waiter.future
+                item = waiter.item
+        except BaseException:
+            mailboxes.abandon(waiter)
+            raise
+        # From the claim to the caller, nothing is awaited.
+        mailboxes.leave(waiter)
+        if waiter.parked and item is not None and not self._is_live(item):
+            self._expired(channel)
+            return None
+        return item
+
+    def _open(self, channel: str, item: Item) -> dict[str, Any] | None:
+        try:
+            return self._codec.decode(item.payload)
+        except UndecodableMessage as error:
+            self.drops.count(channel, str(error))
+            return None
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """A new name for a channel that only this process can receive from."""
+        channel = f"{prefix}{self._own}{secrets.token_urlsafe(LOCAL_BYTES)}"
+        self.require_valid_channel_name(channel)
+        return channel
+
+    # Groups.
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Make a channel a member of a group for ``group_expiry`` seconds from now."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        queue, local = self._split(channel)
+        ttl = _milliseconds(self.group_expiry)
+        await self._write(store.group_add, self.options.prefix, group, queue, local or "", ttl)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """End a channel's membership in a group; nothing happens where there is none."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        queue, local = self._split(channel)
+        await self._write(store.group_discard, self.options.prefix, group, queue, local or "")
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to every channel in a group. Full channels are skipped, counted and warned about.
+
+        Raises InvalidMessage, TypeError for a bad name, DatabaseBusy; never ChannelFull.
+        """
+        self.require_valid_group_name(group)
+        payload = self._codec.encode(message, self.expiry)
+        ttl = _milliseconds(self.expiry)
+        ids, considered = await self._write(store.group_send, self.options.prefix, group, payload, id(self), ttl)
+        queues = self._queues(ids) if ids else []
+        if len(ids) < len(considered):
+            self._count_skipped(considered, queues)
+        if queues:
+            self._announce(queues)
+
+    def _count_skipped(self, considered: list[str], queues: list[str]) -> None:
+        reached = set(queues)
+        for channel in considered:
+            if self._split(channel)[0] not in reached:
+                self.drops.count(channel, "it is full")
+
+    # Extensions and upkeep.
+
+    async def flush(self) -> None:
+        """Remove all messages and groups of this layer's prefix; returns when they are gone."""
+        await self._ready()
+        await self._aside(lambda execute: store.flush(execute, self.options.prefix))
+        self._mailboxes.clear()
+
+    @abc.abstractmethod
+    async def clean_expired(self) -> tuple[int, int]:
+        """Remove what has expired: how many messages and memberships there were."""
+
+    def _stop_waiting(self) -> None:
+        self._mailboxes.fail(LayerClosed("The channel layer was closed while receive() was waiting."))
+        _stop_watchers(self._watchers)
+
+    # Within the process.
+
+    def hear(self, prefix: str, queue: str) -> bool:
+        """Take note of a commit into this queue by this process; whether only this layer can receive it."""
+        own = queue.endswith(self._own)
+        if prefix == self.options.prefix:
+            if own:
+                self._collect(queue)
+            else:
+                self._mailboxes.wake(queue)
+        return own
+
+    @abc.abstractmethod
+    def _collect(self, queue: str) -> None:
+        """Claim what is in a process-specific queue of ours, if anybody waits there, and deliver it."""
+
+    def _deliver(self, queue: str, row: Claimed) -> None:
+        """Hand a claimed row to its channels. The next row is claimed only after this: the order is theirs too."""
+        try:
+            targets = _parse_targets(row.targets or "")
+        except msgspec.DecodeError as error:
+            self.drops.count(queue, f"its row {row.id} has no valid targets ({error})")
+            return
+        item = Item(row.payload, row.expires_at)
+        for local in targets:
+            channel = queue + local
+            limit = self.get_capacity(channel) if self.options.enforce_capacity else None
+            if not self._mailboxes.put(channel, item, limit):
+                self.drops.count(channel, "its receiver is too slow, and its mailbox is full")
+
+    def _expired(self, channel: str) -> None:
+        """A message expired in the mailbox: its channel leaves its groups, as it would for one in the database."""
+        queue, local = self._split(channel)
+        self._later(lambda execute: store.evict(execute, self.options.prefix, queue, local or ""))
+
+    def sweep(self, execute: Execute) -> None:
+        """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
+        while True:
+            oldest = self._mailboxes.oldest()
+            expired = store.expired(execute, {channel: item.expires_at for channel, item in oldest.items()})
+            if not expired:
+                return
+            for channel in expired:
+                if self._mailboxes.drop(channel, oldest[channel]):
+                    queue, local = self._split(channel)
+                    store.evict(execute, self.options.prefix, queue, local or "")
+
+    def _split(self, channel: str) -> tuple[str, str | None]:
+        """A channel's queue and local part; None for the local part of a normal channel."""
+        name, mark, local = channel.partition("!")
+        return (name + mark, local) if mark else (channel, None)
+
+    def _room(self, channel: str) -> int | None:
+        """How many live messages the channel's queue may hold; what is parked for the channel counts as held."""
+        if not self.options.enforce_capacity:
+            return None
+        return max(0, int(self.get_capacity(channel)) - self._mailboxes.parked(channel))
+
+    def _listen(self, source: Source) -> None:
+        """Have a running watcher in this loop."""
+        loop = asyncio.get_running_loop()
+        watcher = self._watchers.get(loop)
+        if watcher is None:
+            self._forget_closed_loops()
+            watcher = self._watchers[loop] = self._watcher(source)
+        watcher.start()
+
+    def _watcher(self, source: Source) -> Watcher:
+        # Weak: the loop keeps the watcher, and the watcher must not keep the layer.
+        reference = weakref.ref(self)
+
+        def look() -> None:
+            layer = reference()
+            if layer is not None:
+                layer._look_everywhere()
+
+        def wanted() -> bool:
+            layer = reference()
+            return layer is not None and layer._mailboxes.has_waiters(watcher.loop)
+
+        watcher = Watcher(source, look, wanted, self.options.polling_interval, self.options.polling_idle_timeout)
+        return watcher
+
+    def _forget_closed_loops(self) -> None:
+        for loop in [loop for loop in self._watchers if loop.is_closed()]:
+            self._watchers.pop(loop).stop()
+
+
+def _stop_watchers(watchers: dict[asyncio.AbstractEventLoop, Watcher]) -> None:
+    while watchers:
+        loop, watcher = watchers.popitem()
+        try:
+            loop.call_soon_threadsafe(watcher.stop)
+        except RuntimeError:  # the loop is closed
+            watcher.stop()
+
+
+def _seconds(expiry: Any) -> float:
+    if isinstance(expiry, bool) or not isinstance(expiry, int | float):
+        raise InvalidMessage(f"expiry is a number of seconds, not {type(expiry).__name__}.")
+    if not (math.isfinite(expiry) and 0 <= expiry <= 10**9):
+        raise InvalidMessage(f"expiry is {expiry!r}; it is a number of seconds from 0 to 1,000,000,000.")
+    return expiry
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _after_fork() -> None:
+    for layer in list(_layers):
+        layer._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,244 @@
+"""Waiting receivers and the messages parked for them. Pure memory: no I/O, no SQL, no time.
+
+Every event loop of the process has its own waiters; a message reaches one through ``call_soon_threadsafe``. All
+methods may be called from any thread.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Item(NamedTuple):
+    """A message that was claimed: its payload and when it expires (milliseconds, as channels_lite_clock)."""
+
+    payload: bytes
+    expires_at: int
+
+
+class Waiter:
+    """One ``receive()`` that waits on a channel. It is woken once, with an item or with a hint to look again."""
+
+    __slots__ = ("channel", "future", "item", "loop", "parked", "queue", "woken")
+
+    def __init__(self, channel: str, queue: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.item: Item | None = None
+        self.parked = False  # the item had been waiting in the mailbox: it may have expired there
+        self.woken = False
+
+    def wake(self) -> bool:
+        """Let the waiter go on; False where its loop is closed and nobody will."""
+        try:
+            if self.loop is _running_loop():
+                self._release(None)
+            else:
+                self.loop.call_soon_threadsafe(self._release, None)
+        except RuntimeError:  # the loop is closed
+            return False
+        self.woken = True
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End the waiter with an error, if its loop still runs."""
+        try:
+            self.loop.call_soon_threadsafe(self._release, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def _release(self, error: Exception | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    return asyncio._get_running_loop()
+
+
+class Mailboxes:
+    """The waiters of one layer in this process, and what has been claimed for channels that nobody waits on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parked: dict[str, deque[Item]] = {}
+        self._waiters: dict[str, deque[Waiter]] = {}  # channel -> waiters, oldest first
+        self._waiting: dict[str, dict[Waiter, None]] = {}  # queue -> waiters, oldest first
+        self._loops: set[asyncio.AbstractEventLoop] = set()
+
+    def wait(self, channel: str, queue: str) -> Waiter:
+        """Register a waiter of the running loop; it has its item at once when one is parked for the channel."""
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(channel, queue, loop)
+        with self._lock:
+            if loop not in self._loops:
+                self._forget_closed_loops()
+                self._loops.add(loop)
+            parked = self._parked.get(channel)
+            if parked:
+                self._unpark(waiter, parked)
+            else:
+                self._waiters.setdefault(channel, deque()).append(waiter)
+                self._waiting.setdefault(queue, {})[waiter] = None
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take a waiter out after it was served."""
+        with self._lock:
+            self._remove(waiter)
+
+    def abandon(self, waiter: Waiter) -> None:
+        """Take out a waiter that was cancelled: its item, or the hint that woke it, goes to the next one."""
+        with self._lock:
+            self._remove(waiter)
+            if waiter.item is not None:
+                self._put_back(waiter.channel, waiter.item)
+            elif waiter.woken:
+                self._wake(waiter.channel, 1)
+
+    def put(self, channel: str, item: Item, limit: int | None) -> bool:
+        """Hand an item to the longest waiting receiver of the channel, or park it.
+
+        False where nobody waits and ``limit`` items (None: any number) are parked already.
+        """
+        with self._lock:
+            if self._hand_over(channel, item):
+                return True
+            parked = self._parked.setdefault(channel, deque())
+            if limit is not None and len(parked) >= limit:
+                return False
+            parked.append(item)
+            return True
+
+    def wake(self, channel: str, count: int = 1) -> None:
+        """Let up to ``count`` receivers of the channel look at the database again."""
+        with self._lock:
+            self._wake(channel, count)
+
+    def loop_waiting_on(self, queue: str) -> asyncio.AbstractEventLoop | None:
+        """An open loop in which somebody waits on this queue and has not been woken yet."""
+        with self._lock:
+            for waiter in self._waiting.get(queue, ()):
+                if not waiter.woken and not waiter.loop.is_closed():
+                    return waiter.loop
+        return None
+
+    def is_first(self, waiter: Waiter) -> bool:
+        """Whether nobody else in the waiter's loop waits on its queue, not counting those who have been woken."""
+        with self._lock:
+            others = self._waiting.get(waiter.queue, ())
+            return not any(o is not waiter and o.loop is waiter.loop and not o.woken for o in others)
+
+    def waiting(self) -> dict[str, int]:
+        """How many receivers wait on each queue and have not been woken yet; of a process-specific one at most 1."""
+        with self._lock:
+            return {queue: count for queue, waiters in self._waiting.items() if (count := _unwoken(queue, waiters))}
+
+    def has_waiters(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether anybody waits in this loop."""
+        with self._lock:
+            return any(w.loop is loop for waiters in self._waiting.values() for w in waiters)
+
+    def parked(self, channel: str) -> int:
+        """How many items are parked for this channel."""
+        with self._lock:
+            return len(self._parked.get(channel, ()))
+
+    def oldest(self) -> dict[str, Item]:
+        """The oldest parked item of every channel that has one."""
+        with self._lock:
+            return {channel: items[0] for channel, items in self._parked.items() if items}
+
+    def drop(self, channel: str, item: Item) -> bool:
+        """Throw the channel's oldest parked item away, if it is still this one."""
+        with self._lock:
+            parked = self._parked.get(channel)
+            if not parked or parked[0] is not item:
+                return False
+            parked.popleft()
+            if not parked:
+                del self._parked[channel]
+            return True
+
+    def clear(self) -> None:
+        """Throw all parked items away; those who wait go on waiting."""
+        with self._lock:
+            self._parked.clear()
+
+    def fail(self, error: Exception) -> None:
+        """End every waiter with an error."""
+        with self._lock:
+            for waiters in self._waiting.values():
+                for waiter in waiters:
+                    waiter.fail(error)
+
+    def _unpark(self, waiter: Waiter, parked: deque[Item]) -> None:
+        waiter.item = parked.popleft()
+        waiter.parked = waiter.woken = True
+        waiter.future.set_result(None)
+        if not parked:
+            del self._parked[waiter.channel]
+
+    def _hand_over(self, channel: str, item: Item) -> bool:
+        for waiter in self._waiters.get(channel, ()):
+            if not waiter.woken:
+                # Before the wake: the other loop may run at once.
+                waiter.item = item
+                if waiter.wake():
+                    return True
+                waiter.item = None
+        return False
+
+    def _put_back(self, channel: str, item: Item) -> None:
+        if not self._hand_over(channel, item):
+            self._parked.setdefault(channel, deque()).appendleft(item)
+
+    def _wake(self, channel: str, count: int) -> None:
+        for waiter in self._waiters.get(channel, ()):
+            if count <= 0:
+                return
+            if not waiter.woken and waiter.wake():
+                count -= 1
+
+    def _remove(self, waiter: Waiter) -> None:
+        _discard(self._waiters, waiter.channel, waiter)
+        waiting = self._waiting.get(waiter.queue)
+        if waiting is not None:
+            waiting.pop(waiter, None)
+            if not waiting:
+                del self._waiting[waiter.queue]
+
+    def _forget_closed_loops(self) -> None:
+        """Take out the waiters of loops that were closed under them, and give on what they were handed."""
+        self._loops = {loop for loop in self._loops if not loop.is_closed()}
+        stale = [w for waiters in self._waiting.values() for w in waiters if w.loop.is_closed()]
+        for waiter in stale:
+            self._remove(waiter)
+        for waiter in reversed(stale):
+            if waiter.item is not None:
+                self._put_back(waiter.channel, waiter.item)
+
+
+def _unwoken(queue: str, waiters: Iterable[Waiter]) -> int:
+    if queue.endswith("!"):
+        return int(any(not waiter.woken for waiter in waiters))
+    return sum(not waiter.woken for waiter in waiters)
+
+
+def _discard(waiters: dict[str, deque[Waiter]], channel: str, waiter: Waiter) -> None:
+    line = waiters.get(channel)
+    if line is not None:
+        try:
+            line.remove(waiter)
+        except ValueError:  # it never had to wait
+            return
+        if not line:
+            del waiters[channel]

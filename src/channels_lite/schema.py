@@ -1,0 +1,275 @@
+"""The versioned SQL files: find them, apply them, and say how a database compares with them."""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from channels_lite.errors import SchemaError
+
+Execute = Callable[[str, Sequence[Any]], list[Any]]
+
+TABLE = "channels_lite_schema"
+LOCK_WAIT_MS = 10_000  # milliseconds that applying waits for somebody else who applies
+
+
+class Step(NamedTuple):
+    """One file of ``sql/``."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the file's text, line ends as LF."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+    def statements(self) -> Iterator[str]:
+        """The file's statements one by one, for libraries that would commit before running a script."""
+        pending = ""
+        for line in self.sql.splitlines(keepends=True):
+            pending += line
+            if apsw.complete(pending):
+                yield pending
+                pending = ""
+        if re.sub(r"--.*", "", pending).strip():
+            raise SchemaError(f"The schema file {self.name} ends in the middle of a statement.")
+
+
+class Record(NamedTuple):
+    """One row of ``channels_lite_schema``: a file that was applied."""
+
+    version: int
+    name: str
+    sha256: str
+    applied_at: str
+
+
+def folder() -> Path:
+    """Where the SQL files are: inside the installed package, or at the top of the checkout it is run from."""
+    package = Path(__file__).parent
+    for place in (package / "sql", package.parent.parent / "sql"):
+        if place.is_dir():
+            return place
+    raise SchemaError("The SQL files of channels-lite are missing from this installation; install it again.")
+
+
+def steps(place: Path | None = None) -> list[Step]:
+    """All schema files in order; SchemaError where the numbers have a gap or the names are wrong."""
+    found = []
+    for file in sorted((place or folder()).glob("*.sql")):
+        match = re.fullmatch(r"(\d{4})_\w+", file.stem)
+        if match is None:
+            raise SchemaError(f"The schema file {file.name} is not named like 0001_tables.sql.")
+        found.append(Step(int(match[1]), file.stem, file.read_text(encoding="utf-8")))
+    for expected, step in enumerate(found, start=1):
+        if step.version != expected:
+            raise SchemaError(f"The schema files have a gap: {expected:04d} is missing before {step.name}.sql.")
+    return found
+
+
+def records(execute: Execute) -> list[Record]:
+    """What was applied to this database, oldest first; empty where nothing was."""
+    if not execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE,)):
+        return []
+    rows = execute(f"SELECT version, name, sha256, applied_at FROM {TABLE} ORDER BY version", ())
+    return [Record(*row) for row in rows]
+
+
+def disagreement(applied: Sequence[Record], available: Sequence[Step]) -> str | None:
+    """Why these records cannot be continued with these files, in one sentence; None where they can."""
+    for number, record in enumerate(applied, start=1):
+        if record.version != number:
+            return f"Its records have a gap: version {number} is missing before {record.version}."
+        if number > len(available):
+            return (
+                f"It is at schema version {applied[-1].version}, newer than this channels-lite, which knows "
+                f"{len(available)}; install the newer channels-lite."
+            )
+        if record.sha256 != available[number - 1].sha256:
+            return (
+                f"The file {record.name}.sql was edited after it had been applied on {record.applied_at}; "
+                "restore it, and put the change into a file of its own."
+            )
+    return None
+
+
+def apply(execute: Execute, available: Sequence[Step], to: int | None = None) -> list[Step]:
+    """Bring a database up to version ``to`` (the newest by default), each file in one transaction with its record.
+
+    Returns what was applied; safe while other processes do the same. On an error the file that failed has left no
+    trace, and the files before it stay.
+    """
+    done: list[Step] = []
+    while True:
+        with _Transaction(execute):
+            step = _next_step(execute, available, to)
+            if step is not None:
+                _run(execute, step)
+        if step is None:
+            return done
+        done.append(step)
+
+
+def create(execute: Execute, available: Sequence[Step]) -> None:
+    """Give a database without any of our tables the whole schema, in one transaction.
+
+    One transaction, and not one a file: a process that opens the database meanwhile sees all of it or nothing.
+    """
+    with _Transaction(execute):
+        if not records(execute):
+            for step in available:
+                _run(execute, step)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock."""
+
+    def __init__(self, execute: Execute) -> None:
+        self._execute = execute
+
+    def __enter__(self) -> None:
+        self._execute("BEGIN IMMEDIATE", ())
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._execute("COMMIT" if kind is None else "ROLLBACK", ())
+
+
+def _next_step(execute: Execute, available: Sequence[Step], to: int | None) -> Step | None:
+    applied = records(execute)
+    problem = disagreement(applied, available)
+    if problem is not None:
+        raise SchemaError(problem)
+    wanted = len(available) if to is None else to
+    if not 0 <= wanted <= len(available):
+        raise SchemaError(f"There is no schema version {wanted}; the newest is {len(available)}.")
+    if wanted < len(applied):
+        raise SchemaError(f"It is at schema version {len(applied)} already; going back to {wanted} is not possible.")
+    return available[len(applied)] if len(applied) < wanted else None
+
+
+def _run(execute: Execute, step: Step) -> None:
+    try:
+        for statement in step.statements():
+            execute(statement, ())
+    except apsw.Error as error:
+        raise SchemaError(f"The schema file {step.name}.sql failed and was undone: {error}.") from error
+    execute(f"INSERT INTO {TABLE} (version, name, sha256) VALUES (?, ?, ?)", (step.version, step.name, step.sha256))
+
+
+def check(execute: Execute, available: Sequence[Step], path: str) -> None:
+    """At run time: create the schema where there is none; SchemaError where it is not the one this release needs."""
+    if not records(execute):
+        create(execute, available)
+    applied = records(execute)
+    if len(applied) < len(available):
+        raise SchemaError(
+            f"The database {path} is at schema version {len(applied)}, and this channels-lite needs "
+            f"{len(available)}; run: channels-lite-schema apply --path {path}"
+        )
+    if len(applied) > len(available):
+        raise SchemaError(f"The database {path} cannot be used. {disagreement(applied, available)}")
+
+
+def objects(execute: Execute) -> dict[str, str]:
+    """The SQL of every table, index, view and trigger of ours in this database, by name."""
+    rows = execute("SELECT name, sql FROM sqlite_master WHERE name GLOB 'channels_lite_*' AND sql IS NOT NULL", ())
+    return dict(sorted(rows))
+
+
+def differences(execute: Execute, available: Sequence[Step]) -> list[str]:
+    """How the database's objects differ from those that its applied files make, one sentence each."""
+    fresh = executor(apsw.Connection(":memory:"))
+    apply(fresh, available, len(records(execute)))
+    expected, actual = objects(fresh), objects(execute)
+    return [
+        *(f"{name} is missing." for name in expected if name not in actual),
+        *(
+            f"{name} is not as the files make it."
+            for name in expected
+            if actual.get(name, expected[name]) != expected[name]
+        ),
+    ]
+
+
+def executor(connection: apsw.Connection) -> Execute:
+    """Run a statement to its end on an apsw connection and return its rows."""
+
+    def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
+        return connection.execute(sql, parameters).fetchall()
+
+    return execute
+
+
+def connect(path: str, *, create_file: bool = True) -> apsw.Connection:
+    """Open a database file with apsw, in WAL mode, waiting for locks; SchemaError says what is wrong with it.
+
+    A file that does not exist is made for its owner alone. ``create_file=False`` opens for reading only and changes
+    nothing.
+    """
+    try:
+        if not create_file:
+            return _read_only(path)
+        _create_private(path)
+        connection = apsw.Connection(path)
+        connection.set_busy_timeout(LOCK_WAIT_MS)
+        _switch_to_wal(connection)
+        return connection
+    except OSError as error:
+        raise SchemaError(f"The database {path} cannot be created: {error.strerror}.") from error
+    except apsw.Error as error:
+        raise SchemaError(_reason(path, error)) from error
+
+
+def _read_only(path: str) -> apsw.Connection:
+    if not os.path.exists(path):
+        raise SchemaError(f"There is no database at {path}.")
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(LOCK_WAIT_MS)
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    return connection
+
+
+def _create_private(path: str) -> None:
+    # A file that is there is never opened here: closing it would drop the locks that SQLite holds in this process.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _switch_to_wal(connection: apsw.Connection) -> None:
+    # SQLite does not call its busy handler for every lock that this change takes.
+    deadline = time.monotonic() + LOCK_WAIT_MS / 1000
+    while True:
+        try:
+            connection.pragma("journal_mode", "wal")
+            return
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _reason(path: str, error: apsw.Error) -> str:
+    if isinstance(error, apsw.NotADBError):
+        return f"The file {path} is not a SQLite database; give another path, or move the file away."
+    if isinstance(error, apsw.CorruptError):
+        return f"The database {path} is damaged ({error}); restore it from a backup, or move it away."
+    if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
+        return (
+            f"The database {path} cannot be opened for writing ({error}); check the rights of the file and its folder."
+        )
+    if isinstance(error, apsw.BusyError):
+        return f"The database {path} is locked by another process ({error}); try again when that one has finished."
+    return f"The database {path} cannot be used: {error}."
+
+
+def describe(path: str, error: apsw.Error) -> SchemaError:
+    """The SchemaError that says what an apsw error means for this file."""
+    return SchemaError(_reason(path, error))

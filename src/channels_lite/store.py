@@ -1,0 +1,192 @@
+"""The statements of the running layer. Together with ``sql/``, all the SQL there is."""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from channels_lite.schema import Execute
+
+CLAIM_BATCH = 1_000  # messages that one claim of a process-specific queue takes
+TRIM_BATCH = 200  # expired rows that one transaction removes: about 2 ms of the write lock
+FULL = "channels_lite: channel is full"  # what the capacity trigger raises
+
+_INSERT = """
+INSERT INTO channels_lite_message (prefix, queue, targets, payload, capacity, expires_at)
+VALUES (?, ?, ?, ?, ?, (SELECT now FROM channels_lite_clock) + ?)
+"""
+
+_INSERT_GROUP = """
+INSERT INTO channels_lite_message (prefix, queue, targets, group_name, payload, capacity, expires_at)
+SELECT
+    prefix,
+    queue,
+    CASE WHEN substr(queue, -1) = '!' THEN json_group_array(local) END,
+    group_name,
+    ?,
+    channels_lite_capacity(?, queue || min(local)),
+    (SELECT now FROM channels_lite_clock) + ?
+FROM channels_lite_live_membership
+WHERE prefix = ? AND group_name = ?
+GROUP BY queue
+"""
+
+_CLAIM_ONE = """
+DELETE FROM channels_lite_message WHERE id = (
+    SELECT id FROM channels_lite_live_message WHERE prefix = ? AND queue = ? ORDER BY id LIMIT 1
+) RETURNING payload, expires_at
+"""
+
+_CLAIM_QUEUE = f"""
+DELETE FROM channels_lite_message WHERE id IN (
+    SELECT id FROM channels_lite_live_message WHERE prefix = ? AND queue = ? ORDER BY id LIMIT {CLAIM_BATCH}
+) RETURNING id, targets, payload, expires_at
+"""
+
+_HAS_LIVE = "SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = ? LIMIT 1"
+
+_PENDING = """
+SELECT value, (SELECT count(*) FROM (
+    SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = value LIMIT ?
+)) FROM json_each(?)
+"""
+
+_ADD = """
+INSERT INTO channels_lite_membership (prefix, group_name, queue, local, expires_at)
+VALUES (?, ?, ?, ?, (SELECT now FROM channels_lite_clock) + ?)
+ON CONFLICT DO UPDATE SET expires_at = excluded.expires_at
+"""
+
+_DISCARD = "DELETE FROM channels_lite_membership WHERE prefix = ? AND group_name = ? AND queue = ? AND local = ?"
+
+_EVICT = "DELETE FROM channels_lite_membership WHERE prefix = ? AND queue = ? AND local = ?"
+
+_EXPIRED_MESSAGE_IDS = """
+SELECT m.id
+FROM channels_lite_queue AS q
+CROSS JOIN channels_lite_expired_message AS m ON m.prefix = q.prefix AND m.queue = q.queue
+LIMIT ?
+"""
+
+_TRIM_MESSAGES = "DELETE FROM channels_lite_expired_message WHERE id IN (SELECT value FROM json_each(?))"
+
+_EXPIRED_MEMBERSHIPS = "SELECT prefix, group_name, queue, local FROM channels_lite_expired_membership LIMIT ?"
+
+_TRIM_MEMBERSHIPS = f"""
+DELETE FROM channels_lite_membership WHERE (prefix, group_name, queue, local) IN ({_EXPIRED_MEMBERSHIPS})
+"""
+
+
+class Claimed(NamedTuple):
+    """A row that was taken out of a process-specific queue."""
+
+    id: int
+    targets: str | None
+    payload: bytes
+    expires_at: int
+
+
+def send(
+    execute: Execute, prefix: str, queue: str, targets: str | None, payload: bytes, capacity: int | None, ttl: int
+) -> None:
+    """Put one message into a queue for ``ttl`` milliseconds; the trigger raises FULL when it holds ``capacity``."""
+    execute(_INSERT, (prefix, queue, targets, payload, capacity, ttl))
+
+
+def group_send(execute: Execute, prefix: str, group: str, payload: bytes, rules: int, ttl: int) -> None:
+    """Put one message into the queue of every member, one row a queue; ``rules`` is for channels_lite_capacity()."""
+    execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group))
+
+
+def queues(execute: Execute, ids: Sequence[int]) -> list[tuple[str, str]]:
+    """Prefix and queue of these messages, as far as they are still there."""
+    if len(ids) == 1:
+        return execute("SELECT prefix, queue FROM channels_lite_message WHERE id = ?", ids)
+    return execute(
+        "SELECT prefix, queue FROM channels_lite_message WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(ids),),
+    )
+
+
+def claim_one(execute: Execute, prefix: str, queue: str) -> tuple[bytes, int] | None:
+    """Take the oldest live message of a normal channel: its payload and when it expires."""
+    # Looked for first: a claim takes the write lock even when there is nothing to take.
+    if not execute(_HAS_LIVE, (prefix, queue)):
+        return None
+    rows = execute(_CLAIM_ONE, (prefix, queue))
+    return rows[0] if rows else None
+
+
+def claim_queue(execute: Execute, prefix: str, queue: str) -> list[Claimed]:
+    """Take the live messages of a process-specific queue, oldest first, at most CLAIM_BATCH."""
+    if not execute(_HAS_LIVE, (prefix, queue)):
+        return []
+    # RETURNING promises no order.
+    return sorted(Claimed(*row) for row in execute(_CLAIM_QUEUE, (prefix, queue)))
+
+
+def pending(execute: Execute, prefix: str, names: Sequence[str], at_most: int) -> dict[str, int]:
+    """How many live messages each of these queues holds, counted up to ``at_most``."""
+    return dict(execute(_PENDING, (prefix, at_most, json.dumps(names))))
+
+
+def data_version(execute: Execute) -> int:
+    """A number that changes when another connection has committed. apsw's own data_version() does not see that."""
+    number: int = execute("PRAGMA data_version", ())[0][0]
+    return number
+
+
+def is_live(execute: Execute, expires_at: int) -> bool:
+    """Whether a message with this expiry is live now, by the database's clock."""
+    return bool(execute("SELECT ? > now FROM channels_lite_clock", (expires_at,))[0][0])
+
+
+def expired(execute: Execute, expiries: dict[str, int]) -> list[str]:
+    """The keys of those of these expiries that are past, by the database's clock."""
+    rows = execute(
+        "SELECT key FROM json_each(?) WHERE value <= (SELECT now FROM channels_lite_clock)", (json.dumps(expiries),)
+    )
+    return [key for (key,) in rows]
+
+
+def group_add(execute: Execute, prefix: str, group: str, queue: str, local: str, ttl: int) -> None:
+    """Make a channel a member for ``ttl`` milliseconds from now."""
+    execute(_ADD, (prefix, group, queue, local, ttl))
+
+
+def group_discard(execute: Execute, prefix: str, group: str, queue: str, local: str) -> None:
+    """End a channel's membership, if there is one."""
+    execute(_DISCARD, (prefix, group, queue, local))
+
+
+def evict(execute: Execute, prefix: str, queue: str, local: str) -> None:
+    """Take a channel out of all its groups."""
+    execute(_EVICT, (prefix, queue, local))
+
+
+def trim(execute: Execute) -> tuple[int, int]:
+    """Remove one batch of what has expired, whoever it belongs to: how many messages and memberships.
+
+    Looked for first, so that the write lock is taken only when there is something to remove.
+    """
+    ids = [row[0] for row in execute(_EXPIRED_MESSAGE_IDS, (TRIM_BATCH,))]
+    if ids:
+        execute(_TRIM_MESSAGES, (json.dumps(ids),))
+    memberships = len(execute(_EXPIRED_MEMBERSHIPS, (TRIM_BATCH,)))
+    if memberships:
+        execute(_TRIM_MEMBERSHIPS, (TRIM_BATCH,))
+    return len(ids), memberships
+
+
+def flush(execute: Execute, prefix: str) -> None:
+    """Remove every message and membership of this prefix that is there at the start.
+
+    In batches in the order of id, so that other writers get their turn; what is sent meanwhile gets a higher id.
+    """
+    execute("DELETE FROM channels_lite_membership WHERE prefix = ?", (prefix,))
+    last = execute("SELECT max(id) FROM channels_lite_message WHERE prefix = ?", (prefix,))[0][0]
+    while last is not None and execute(
+        "DELETE FROM channels_lite_message WHERE id IN "
+        "(SELECT id FROM channels_lite_message WHERE prefix = ? AND id <= ? ORDER BY id LIMIT ?) RETURNING id",
+        (prefix, last, CLAIM_BATCH),
+    ):
+        pass

@@ -1,0 +1,169 @@
+"""One event loop's ear for other processes: bell, data_version, and the poll behind them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from channels_lite.bell import Listener
+
+logger = logging.getLogger("channels_lite.watcher")
+
+BACKSTOP = 0.5  # seconds between polls while the bell can be heard: for writers that ring none
+RESTART_PAUSE = 1.0  # seconds before a watcher that failed is started again
+
+
+class Source(Protocol):
+    """What is listened to."""
+
+    path: str
+
+    def version(self) -> int:
+        """A number that changes when another connection has committed."""
+
+    def listen(self) -> Listener | None:
+        """A new listener for the bell."""
+
+    def renew_bell(self) -> bool:
+        """Make the bell anew if it is gone; whether it was."""
+
+
+class Watcher:
+    """Calls ``look`` in its loop when another connection has committed, while ``wanted`` says that somebody waits.
+
+    A wake is only a hint: ``look`` reads the database. The watcher supervises itself: what fails is logged, and it
+    starts again.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        look: Callable[[], None],
+        wanted: Callable[[], bool],
+        interval: float | None,
+        idle_timeout: float,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.how = "nothing"
+        self._source = source
+        self._look = look
+        self._wanted = wanted
+        self._interval = interval
+        self._idle_timeout = idle_timeout
+        self._idle_since: float | None = None
+        self._listener: Listener | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._version = -1
+        self.running = False
+
+    def start(self) -> None:
+        """Begin to listen, if not begun yet. Whoever starts it looks at the database afterwards."""
+        if self.running:
+            return
+        self.running = True
+        self._idle_since = None
+        self._version = self._source.version()
+        why = self._attach()
+        pause = self._pause()
+        self.how = self._listener.how if self._listener else "polling" if pause else "nothing"
+        poll = f"polls every {pause:g} s" if pause else "does not poll"
+        if self._listener is not None:
+            logger.info("Listening for %s by %s on its bell; as a backstop it %s.", self._source.path, self.how, poll)
+        else:
+            logger.warning("No bell can be heard for %s (%s); the watcher %s.", self._source.path, why, poll)
+        self._schedule(pause)
+
+    def _attach(self) -> str:
+        """Listen to the bell; otherwise say why not."""
+        listener = None
+        try:
+            listener = self._source.listen()
+            if listener is None:
+                return "this platform has neither inotify nor kqueue"
+            self.loop.add_reader(listener.fileno(), self._guard, self._rung)
+        except (OSError, NotImplementedError) as error:
+            if listener is not None:
+                listener.close()
+            return str(error) or type(error).__name__
+        self._listener = listener
+        return ""
+
+    def _detach(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(listener.fileno())
+            listener.close()
+
+    def _pause(self) -> float | None:
+        if self._interval is None or self._listener is None:
+            return self._interval
+        return max(self._interval, BACKSTOP)
+
+    def _schedule(self, pause: float | None) -> None:
+        if pause is not None:
+            self._timer = self.loop.call_later(pause, self._guard, self._tick)
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            logger.exception("The watcher of %s failed; it starts again in %g s.", self._source.path, RESTART_PAUSE)
+            self.stop()
+            self._timer = self.loop.call_later(RESTART_PAUSE, self._restart)
+
+    def _restart(self) -> None:
+        try:
+            self.start()
+            self._look()
+        except Exception:
+            logger.exception(
+                "The watcher of %s cannot start; the next try is in %g s.", self._source.path, RESTART_PAUSE
+            )
+            self.stop()
+            self._timer = self.loop.call_later(RESTART_PAUSE, self._restart)
+
+    def _rung(self) -> None:
+        if self._listener is not None and not self._listener.drain():
+            self._reattach()
+        self._look_if_changed()
+
+    def _tick(self) -> None:
+        if self._idle_for_too_long():
+            logger.debug("Nobody waits for %s; its watcher stops until somebody does.", self._source.path)
+            self.stop()
+            return
+        if self._source.renew_bell():
+            self._reattach()
+        self._look_if_changed()
+        self._schedule(self._pause())
+
+    def _reattach(self) -> None:
+        self._detach()
+        self._source.renew_bell()
+        why = self._attach()
+        if why:
+            logger.warning("No bell can be heard for %s any more (%s); polling.", self._source.path, why)
+
+    def _idle_for_too_long(self) -> bool:
+        if self._wanted():
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = self.loop.time()
+        return self.loop.time() - self._idle_since >= self._idle_timeout
+
+    def _look_if_changed(self) -> None:
+        version = self._source.version()
+        if version != self._version:
+            # Before the look: a commit during it must count as new.
+            self._version = version
+            self._look()
+
+    def stop(self) -> None:
+        """Stop listening and give the descriptors back; ``start`` begins anew."""
+        self.running = False
+        self._detach()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
