@@ -108,6 +108,7 @@ class Bell:
         self._mode = os.stat(database).st_mode & 0o666  # who may use the database may ring and hear
         self._silent = _listener_class() is None
         self._fd = -1 if self._silent else self._open()
+        self._prepare()
 
     def _open(self) -> int:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
@@ -115,6 +116,15 @@ class Bell:
             os.fchmod(fd, self._mode)  # past the umask
             os.pwrite(fd, b"\0", 0)
         return fd
+
+    def _prepare(self) -> None:
+        """Listen once where waiting is allowed: the first inotify instance runs a program to find the C library."""
+        try:
+            listener = self.listen()
+        except OSError:  # reported by the watcher, which will meet it too
+            return
+        if listener is not None:
+            listener.close()
 
     def ring(self) -> None:
         """Wake whoever listens. An error is logged and not raised: the commit stands, and the poll finds it."""

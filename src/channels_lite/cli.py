@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         (_apply, "bring the database up to date"),
         (_status, "list the schema files and when each was applied"),
         (_validate, "compare the database with the schema files; exit code 1 where they differ"),
-        (_show, "print the SQL of the objects in the database, or of the schema files when no database is named"),
+        (_show, "print the SQL in the database, or that of the schema files when nothing says which database"),
     ):
         verb = verbs.add_parser(run.__name__[1:], help=text, description=text[:1].upper() + text[1:] + ".")
         verb.set_defaults(run=run)
@@ -62,9 +62,10 @@ def _add_targets(verb: argparse.ArgumentParser) -> None:
 
 def _path(options: argparse.Namespace) -> str:
     if options.path is not None:
-        return os.path.abspath(str(options.path))
-    _setup(options.settings)
-    file = config.alias_file(options.database) if options.database else _layer_file(options.layer or "default")
+        file = config.own_file(config.Options(path=options.path))
+    else:
+        _setup(options.settings)
+        file = config.alias_file(options.database) if options.database else _layer_file(options.layer or "default")
     if file == config.MEMORY:
         raise ChannelsLiteError("That database is in memory: it gets its schema when it is opened.")
     return file
@@ -83,8 +84,10 @@ def _setup(module: str | None) -> None:
 
     try:
         django.setup()
-    except ImportError as error:
-        raise ChannelsLiteError(f"The settings {os.environ['DJANGO_SETTINGS_MODULE']} do not load: {error}.") from error
+    except Exception as error:  # settings are code: anything may go wrong in them
+        raise ChannelsLiteError(
+            f"The settings {os.environ['DJANGO_SETTINGS_MODULE']} do not load: {type(error).__name__}: {error}."
+        ) from error
 
 
 def _layer_file(name: str) -> str:
@@ -109,12 +112,19 @@ def _apply(options: argparse.Namespace) -> int:
     available = schema.steps()
     if options.dry_run:
         return _dry_run(path, available, options.to)
+    schema.next_step(_reader(path), available, options.to)  # what it refuses is refused before anything changes
     execute = schema.executor(schema.connect(path))
     done = schema.apply(execute, available, options.to)
     for step in done:
         print(f"applied {step.name}")
     print(f"{path} is at schema version {len(schema.records(execute))}" + ("" if done else ", nothing to do"))
     return 0
+
+
+def _reader(path: str) -> schema.Execute:
+    """Statements that change nothing, on the database or, where there is no file yet, on an empty one in memory."""
+    there = os.path.exists(path)
+    return schema.executor(schema.connect(path, create_file=False) if there else apsw.Connection(config.MEMORY))
 
 
 def _dry_run(path: str, available: Sequence[schema.Step], to: int | None) -> int:
@@ -162,7 +172,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    if options.path is None and options.layer is None and options.database is None:
+    named = options.path, options.layer, options.database, options.settings, os.environ.get("DJANGO_SETTINGS_MODULE")
+    if not any(named):
         for step in schema.steps():
             print(f"-- {step.name}.sql\n{step.sql}")
         return 0

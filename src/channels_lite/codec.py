@@ -33,7 +33,7 @@ class Codec:
         try:
             message = self._serializer.deserialize(payload)
         except Exception as error:  # a stranger's bytes can fail a serializer in any way
-            raise UndecodableMessage(f"it cannot be decoded ({type(error).__name__}: {error})") from error
+            raise UndecodableMessage(f"{type(error).__name__}: {error}") from error
         if not isinstance(message, dict):
-            raise UndecodableMessage(f"it is no dict but {type(message).__name__}")
+            raise UndecodableMessage(f"no dict but {type(message).__name__}")
         return message

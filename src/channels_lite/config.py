@@ -20,16 +20,18 @@ DEFAULT_ALIAS = "default"
 BUSY_DEADLINE = 5.0  # seconds; Django's own default for a locked SQLite database
 
 Seconds = Annotated[float, Meta(gt=0, le=10**9)]
-Count = Annotated[int, Meta(ge=0, le=2**31)]
+MOST = 2**31
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Name = Annotated[str, Meta(min_length=1)]
 CapacityRules = list[tuple[re.Pattern[str], int]]
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """CONFIG of one entry in CHANNEL_LAYERS. Names and defaults are those of channels-lite 0.3."""
 
-    database: str | None = None
+    database: Name | None = None
     """Alias in DATABASES. ``default`` stands for a companion file beside that database."""
-    path: str | None = None
+    path: Name | None = None
     """A file, or ``:memory:``, instead of an alias."""
     prefix: Annotated[str, Meta(max_length=100)] = ""
     """Layers with different prefixes share a file without seeing each other."""
@@ -56,6 +58,11 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool_size: Annotated[int, Meta(ge=1)] = 10
     """Accepted for the sake of older settings; a process has one connection to the file, whatever this says."""
 
+    def __repr__(self) -> str:
+        """All options but the keys: reprs end up in logs and error reports."""
+        shown = (name for name in self.__struct_fields__ if name != "symmetric_encryption_keys")
+        return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
 
 def parse(config: Mapping[str, Any], **defaults: Any) -> Options:
     """Check CONFIG and fill in what it leaves out; ConfigError names the option that is wrong."""
@@ -69,6 +76,8 @@ def parse(config: Mapping[str, Any], **defaults: Any) -> Options:
         raise ConfigError("CHANNEL_LAYERS: give the option 'database' or the option 'path', not both.")
     if options.path is None:
         check_alias(options.database or DEFAULT_ALIAS)
+    else:
+        own_file(options)  # refuses a URI
     _check_keys(options.symmetric_encryption_keys)
     return options
 
@@ -105,6 +114,11 @@ def _check_keys(keys: list[Any] | None) -> None:
                 "CHANNEL_LAYERS: the option 'symmetric_encryption_keys' holds something that is not a key: "
                 f"each one is a non-empty str or bytes, this one is {type(key).__name__}."
             )
+        if isinstance(key, str) and any("\ud800" <= character <= "\udfff" for character in key):
+            raise ConfigError(
+                "CHANNEL_LAYERS: the option 'symmetric_encryption_keys' holds a str with a lone surrogate; "
+                "give that key as bytes."
+            )
 
 
 def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
@@ -118,10 +132,10 @@ def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
                 f"CHANNEL_LAYERS: the option 'channel_capacity' has the key {pattern!r}; "
                 "a key is a glob or a compiled regular expression."
             )
-        if type(capacity) is not int or capacity < 0:
+        if type(capacity) is not int or not 0 <= capacity <= MOST:
             raise ConfigError(
                 f"CHANNEL_LAYERS: the option 'channel_capacity' gives {pattern.pattern!r} the capacity {capacity!r}; "
-                "a capacity is a whole number, 0 or more."
+                f"a capacity is a whole number from 0 to {MOST}."
             )
         rules.append((pattern, capacity))
     return rules
@@ -156,14 +170,14 @@ def alias_file(alias: str) -> str:
     name = str(connections[alias].settings_dict["NAME"] or "")
     if not name:
         raise ConfigError(f"DATABASES: the alias {alias!r} has no NAME; give it the path of a file.")
-    return _file(name)
+    return _file(name, f"DATABASES: the NAME of {alias!r}")
 
 
-def _file(name: str) -> str:
+def _file(name: str, what: str) -> str:
     if name == MEMORY or (name.startswith("file:") and ("mode=memory" in name or MEMORY in name)):
         return MEMORY
     if name.startswith("file:"):
-        raise ConfigError(f"The database name {name!r} is a URI; give the path of the file instead.")
+        raise ConfigError(f"{what} is the URI {name!r}; give the path of the file instead.")
     return os.path.abspath(name)
 
 
@@ -174,7 +188,7 @@ def own_file(options: Options) -> str:
     with another SQLite library, and two libraries on one file destroy it.
     """
     if options.path is not None:
-        return _file(options.path)
+        return _file(options.path, "CHANNEL_LAYERS: the option 'path'")
     alias = options.database or DEFAULT_ALIAS
     file = alias_file(alias)
     if alias != DEFAULT_ALIAS or file == MEMORY:

@@ -32,21 +32,25 @@ class Crypter:
     def decrypt(self, token: bytes, usual_expiry: float) -> bytes:
         """The payload; UndecodableMessage where no key fits, the token was changed, or it is past its expiry.
 
-        A token younger than ``usual_expiry`` seconds is decrypted once, an older one twice: its own expiry is inside.
+        A token is decrypted once where the expiry inside it is ``usual_expiry``, more often where it is another.
         """
         from cryptography.fernet import InvalidToken
 
         try:
             try:
-                opened = self._fernet.decrypt(token, ttl=math.ceil(usual_expiry) + GRACE)
+                opened, checked = self._fernet.decrypt(token, ttl=_ttl(usual_expiry)), usual_expiry
             except InvalidToken:
-                (expiry,) = HEADER.unpack_from(self._fernet.decrypt(token))
-                opened = self._fernet.decrypt(token, ttl=math.ceil(expiry) + GRACE)
+                opened, checked = self._fernet.decrypt(token), math.inf
+            (expiry,) = HEADER.unpack_from(opened)
+            if expiry < checked:
+                self._fernet.decrypt(token, ttl=_ttl(expiry))
         except (InvalidToken, struct.error, TypeError, ValueError, OverflowError):
-            raise UndecodableMessage(
-                "it is not validly encrypted with one of the keys, or is past its expiry"
-            ) from None
+            raise UndecodableMessage("not encrypted with one of the keys, or past its expiry") from None
         return opened[HEADER.size :]
+
+
+def _ttl(expiry: float) -> int:
+    return math.ceil(expiry) + GRACE
 
 
 def _fernet(keys: Sequence[str | bytes]) -> "MultiFernet":

@@ -67,6 +67,7 @@ class Database:
     def dismiss(self, layer: object | None) -> bool:
         """Forget a layer, and those that are gone; whether none is left."""
         self._layers = tuple(ref for ref in self._layers if ref() is not None and ref() is not layer)
+        self._rules = {number: rules for number, rules in self._rules.items() if rules() is not None}
         return not self._layers
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
@@ -151,6 +152,9 @@ def _connect(path: str) -> apsw.Connection:
         raise schema.describe(path, error) from error
     connection.set_busy_timeout(0)
     connection.wal_autocheckpoint(0)
+    # The planner must not look at bound values: where it has, SQLite prepares the statement again for each new value.
+    # With two indexes that begin alike, a claim took 77 us with that and takes 32 us without.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 

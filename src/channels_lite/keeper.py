@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,8 @@ CHECKPOINT_PAGES = 1_000  # pages in the -wal from which it is copied back and b
 JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
 LOCK_WAIT_MS = 1_000  # milliseconds that a job waits for the write lock before it is left for the next round
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
+
+TRIM_PAUSE = 0.002  # seconds between two batches of trimming: as long as a batch takes, so that others get their turn
 
 Job = Callable[[Execute], Any]
 
@@ -39,7 +42,8 @@ class Keeper:
         self.path = path
         self._news = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._trimming: float | None = None
+        self._trim_interval: float | None = None
+        self._next_trim = 0.0
         self._checkpoint_due = False
         self._threshold = CHECKPOINT_PAGES
         self._stopping = False
@@ -79,7 +83,8 @@ class Keeper:
         """Trim at least this often, and call ``layer.sweep(execute)`` as long as the layer lives."""
         with self._news:
             self._sweeps.add(layer)
-            self._trimming = min(seconds, self._trimming or seconds)
+            self._trim_interval = min(seconds, self._trim_interval or seconds)
+            self._next_trim = time.monotonic() + self._trim_interval
             self._news.notify()
 
     def _run(self) -> None:
@@ -97,8 +102,11 @@ class Keeper:
         """Wait for something to do; False when the keeper is to stop and everything asked for is done."""
         with self._news:
             if not self._jobs and not self._checkpoint_due and not self._stopping:
-                self._news.wait(self._trimming)
+                self._news.wait(self._until_trim())
             return bool(self._jobs) or not self._stopping
+
+    def _until_trim(self) -> float | None:
+        return None if self._trim_interval is None else max(0.0, self._next_trim - time.monotonic())
 
     def _round(self, connection: apsw.Connection) -> None:
         execute = executor(connection)
@@ -107,10 +115,11 @@ class Keeper:
         if self._checkpoint_due:
             self._checkpoint_due = False
             _unless_busy(lambda: checkpoint(connection))
-        elif self._trimming is not None:
+        if self._until_trim() == 0.0:
             self._trim(execute)
 
     def _trim(self, execute: Execute) -> None:
+        self._next_trim = time.monotonic() + (self._trim_interval or 0.0)
         _attempt(trim_all, execute)
         for layer in list(self._sweeps):
             _attempt(layer.sweep, execute)
@@ -135,6 +144,7 @@ def trim_all(execute: Execute) -> tuple[int, int]:
         messages, memberships = messages + removed[0], memberships + removed[1]
         if max(removed) < store.TRIM_BATCH:
             return messages, memberships
+        time.sleep(TRIM_PAUSE)
 
 
 def checkpoint(connection: apsw.Connection) -> None:

@@ -110,7 +110,7 @@ def apply(execute: Execute, available: Sequence[Step], to: int | None = None) ->
     done: list[Step] = []
     while True:
         with _Transaction(execute):
-            step = _next_step(execute, available, to)
+            step = next_step(execute, available, to)
             if step is not None:
                 _run(execute, step)
         if step is None:
@@ -142,7 +142,8 @@ class _Transaction:
         self._execute("COMMIT" if kind is None else "ROLLBACK", ())
 
 
-def _next_step(execute: Execute, available: Sequence[Step], to: int | None) -> Step | None:
+def next_step(execute: Execute, available: Sequence[Step], to: int | None) -> Step | None:
+    """The file to apply next; None where there is nothing to do; SchemaError where it must not be done."""
     applied = records(execute)
     problem = disagreement(applied, available)
     if problem is not None:
@@ -211,8 +212,8 @@ def executor(connection: apsw.Connection) -> Execute:
 def connect(path: str, *, create_file: bool = True) -> apsw.Connection:
     """Open a database file with apsw, in WAL mode, waiting for locks; SchemaError says what is wrong with it.
 
-    A file that does not exist is made for its owner alone. ``create_file=False`` opens for reading only and changes
-    nothing.
+    A file that does not exist is made for its owner alone. ``create_file=False`` creates no file, and its connection
+    cannot write.
     """
     try:
         if not create_file:
@@ -231,8 +232,10 @@ def connect(path: str, *, create_file: bool = True) -> apsw.Connection:
 def _read_only(path: str) -> apsw.Connection:
     if not os.path.exists(path):
         raise SchemaError(f"There is no database at {path}.")
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    # Not SQLITE_OPEN_READONLY: such a connection makes a -wal and a -shm, and cannot remove them when it closes.
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(LOCK_WAIT_MS)
+    connection.pragma("query_only", True)
     connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     return connection
 

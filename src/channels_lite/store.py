@@ -8,6 +8,7 @@ from channels_lite.schema import Execute
 
 CLAIM_BATCH = 1_000  # messages that one claim of a process-specific queue takes
 TRIM_BATCH = 200  # expired rows that one transaction removes: about 2 ms of the write lock
+FEW = 8  # queues up to which asking for each is faster than one statement over a JSON array
 FULL = "channels_lite: channel is full"  # what the capacity trigger raises
 
 _INSERT = """
@@ -36,15 +37,24 @@ DELETE FROM channels_lite_message WHERE id = (
 ) RETURNING payload, expires_at
 """
 
-_CLAIM_QUEUE = f"""
-DELETE FROM channels_lite_message WHERE id IN (
+_LAST_OF_BATCH = f"""
+SELECT max(id) FROM (
     SELECT id FROM channels_lite_live_message WHERE prefix = ? AND queue = ? ORDER BY id LIMIT {CLAIM_BATCH}
-) RETURNING id, targets, payload, expires_at
+)
+"""
+
+# "id IN (SELECT … LIMIT …)" in one statement takes twice as long as these two together.
+_CLAIM_UP_TO = """
+DELETE FROM channels_lite_message
+WHERE prefix = ? AND queue = ? AND id <= ? AND +expires_at > (SELECT now FROM channels_lite_clock)
+RETURNING id, targets, payload, expires_at
 """
 
 _HAS_LIVE = "SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = ? LIMIT 1"
 
-_PENDING = """
+_PENDING = "SELECT count(*) FROM (SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = ? LIMIT ?)"
+
+_PENDING_IN_MANY = """
 SELECT value, (SELECT count(*) FROM (
     SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = value LIMIT ?
 )) FROM json_each(?)
@@ -118,15 +128,18 @@ def claim_one(execute: Execute, prefix: str, queue: str) -> tuple[bytes, int] | 
 
 def claim_queue(execute: Execute, prefix: str, queue: str) -> list[Claimed]:
     """Take the live messages of a process-specific queue, oldest first, at most CLAIM_BATCH."""
-    if not execute(_HAS_LIVE, (prefix, queue)):
+    last = execute(_LAST_OF_BATCH, (prefix, queue))[0][0]
+    if last is None:
         return []
     # RETURNING promises no order.
-    return sorted(Claimed(*row) for row in execute(_CLAIM_QUEUE, (prefix, queue)))
+    return sorted(Claimed(*row) for row in execute(_CLAIM_UP_TO, (prefix, queue, last)))
 
 
 def pending(execute: Execute, prefix: str, names: Sequence[str], at_most: int) -> dict[str, int]:
     """How many live messages each of these queues holds, counted up to ``at_most``."""
-    return dict(execute(_PENDING, (prefix, at_most, json.dumps(names))))
+    if len(names) <= FEW:
+        return {name: execute(_PENDING, (prefix, name, at_most))[0][0] for name in names}
+    return dict(execute(_PENDING_IN_MANY, (prefix, at_most, json.dumps(names))))
 
 
 def data_version(execute: Execute) -> int:

@@ -18,7 +18,7 @@ from channels.layers import BaseChannelLayer
 
 from channels_lite import config, store
 from channels_lite.codec import Codec
-from channels_lite.drops import Drops
+from channels_lite.drops import Drops, Reason
 from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
 from channels_lite.mailbox import Item, Mailboxes, Waiter
 from channels_lite.schema import Execute
@@ -176,7 +176,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         try:
             return self._codec.decode(item.payload)
         except UndecodableMessage as error:
-            self.drops.count(channel, str(error))
+            self.drops.count(channel, Reason.UNDECODABLE, str(error))
             return None
 
     async def new_channel(self, prefix: str = "specific") -> str:
@@ -221,7 +221,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         reached = set(queues)
         for channel in considered:
             if self._split(channel)[0] not in reached:
-                self.drops.count(channel, "it is full")
+                self.drops.count(channel, Reason.FULL)
 
     # Extensions and upkeep.
 
@@ -260,14 +260,14 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         try:
             targets = _parse_targets(row.targets or "")
         except msgspec.DecodeError as error:
-            self.drops.count(queue, f"its row {row.id} has no valid targets ({error})")
+            self.drops.count(queue, Reason.NO_TARGET, str(error))
             return
         item = Item(row.payload, row.expires_at)
         for local in targets:
             channel = queue + local
             limit = self.get_capacity(channel) if self.options.enforce_capacity else None
             if not self._mailboxes.put(channel, item, limit):
-                self.drops.count(channel, "its receiver is too slow, and its mailbox is full")
+                self.drops.count(channel, Reason.SLOW)
 
     def _expired(self, channel: str) -> None:
         """A message expired in the mailbox: its channel leaves its groups, as it would for one in the database."""

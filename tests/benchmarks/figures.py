@@ -1,0 +1,32 @@
+"""Samples in rounds, and what is said about them: medians over the rounds, since one round proves nothing."""
+
+import statistics
+
+
+class Samples:
+    """Seconds, in rounds."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._rounds: list[list[float]] = []
+
+    def begin_round(self) -> None:
+        """What is added from now on belongs to a new round."""
+        self._rounds.append([])
+
+    def add(self, seconds: float) -> None:
+        """Add one sample to the running round."""
+        self._rounds[-1].append(seconds)
+
+    def drop_first_round(self) -> None:
+        """The first round was for warming up."""
+        del self._rounds[0]
+
+    def quantile(self, share: float) -> float:
+        """The median over the rounds of this quantile of a round, in seconds."""
+        return statistics.median(sorted(one)[min(len(one) - 1, int(len(one) * share))] for one in self._rounds)
+
+
+def ratio(ours: Samples, other: Samples, share: float) -> float:
+    """Our quantile as a multiple of the other's."""
+    return ours.quantile(share) / other.quantile(share)

@@ -1,0 +1,76 @@
+"""The layers under test, and what the suite's tests share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from channels.layers import BaseChannelLayer, InMemoryChannelLayer
+
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+
+Make = Callable[..., BaseChannelLayer]
+
+PATIENCE = 20.0  # seconds until a test that waits for an event fails
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "deviation(layer, how): the named layer deviates, in this way")
+
+
+@pytest.fixture(params=["memory", "aio"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which layer is under test; skips where it is known to deviate."""
+    for marker in request.node.iter_markers("deviation"):
+        layer, how = marker.args
+        if layer == request.param:
+            pytest.skip(f"{layer} deviates: {how}")
+    return str(request.param)
+
+
+@pytest.fixture
+async def make(kind: str, path: str) -> AsyncIterator[Make]:
+    """Make layers that share what they hold, as far as two objects of this kind can; they are closed afterwards."""
+    made: list[BaseChannelLayer] = []
+
+    def make_one(**options: Any) -> BaseChannelLayer:
+        if kind == "memory":
+            made.append(InMemoryChannelLayer(**options))
+        else:
+            made.append(AIOSQLiteChannelLayer(path=path, **options))
+        return made[-1]
+
+    yield make_one
+    for layer in made:
+        await layer.close()
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+def layer(make: Make) -> BaseChannelLayer:
+    """A layer with the default options."""
+    return make()
+
+
+async def soon(awaitable: Any) -> Any:
+    """The result of something that must not take long."""
+    return await asyncio.wait_for(awaitable, PATIENCE)
+
+
+async def is_empty(layer: BaseChannelLayer, channel: str) -> bool:
+    """Whether a receive on this channel finds nothing."""
+    try:
+        await asyncio.wait_for(layer.receive(channel), 0.1)
+    except asyncio.TimeoutError:
+        return True
+    return False
+
+
+async def waiting(layer: BaseChannelLayer, channel: str) -> "asyncio.Task[dict[str, Any]]":
+    """A task that waits in receive() on this channel by now."""
+    task = asyncio.ensure_future(layer.receive(channel))
+    started = asyncio.get_running_loop().create_future()
+    # The layer is open and the channel empty, so one step takes the task to its wait.
+    asyncio.get_running_loop().call_soon(started.set_result, None)
+    await started
+    return task

@@ -1,0 +1,80 @@
+"""What all tests share: Django's settings, a file for the layer, and a look for what a test left behind."""
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+
+import django
+import pytest
+
+django.setup()
+
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaked() -> Iterator[None]:
+    """Fail a test after which keeper threads or descriptors are left that were not there before."""
+    before = _left_over()
+    yield
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("channels_lite") or "_close_unused" in thread.name:
+            thread.join(5)
+    after = _left_over()
+    left = after - before
+    assert not left, f"the test left behind: {sorted(left)}"
+
+
+def _left_over() -> set[str]:
+    threads = {thread.name for thread in threading.enumerate() if thread.name.startswith("channels_lite")}
+    return threads | _descriptors()
+
+
+def _descriptors() -> set[str]:
+    """Open files of layers, and inotify instances."""
+    found = set()
+    if Path("/proc/self/fd").exists():
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{number}")
+            except OSError:  # closed meanwhile
+                continue
+            if "sqlite3" in target or "inotify" in target:
+                found.add(f"{number}: {target}")
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A database file that does not exist yet."""
+    return str(tmp_path / "channels.sqlite3")
+
+
+@pytest.fixture
+async def make_layer(path: str) -> AsyncIterator[Callable[..., AIOSQLiteChannelLayer]]:
+    """Make layers on the test's file; they are closed afterwards."""
+    layers: list[AIOSQLiteChannelLayer] = []
+
+    def make(**configuration: Any) -> AIOSQLiteChannelLayer:
+        if "database" not in configuration:
+            configuration.setdefault("path", path)
+        layers.append(AIOSQLiteChannelLayer(**configuration))
+        return layers[-1]
+
+    yield make
+    for layer in layers:
+        await layer.close()
+    await asyncio.sleep(0)  # watchers of this loop stop in a callback
+
+
+@pytest.fixture
+async def layer(make_layer: Callable[..., AIOSQLiteChannelLayer]) -> AIOSQLiteChannelLayer:
+    """A layer with the default options."""
+    return make_layer()

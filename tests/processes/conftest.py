@@ -1,0 +1,60 @@
+"""Starting and ending the other processes."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60.0  # seconds until a test that waits for another process fails
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Peer:
+    """A running ``tests.processes.peer``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        """The next line that the peer prints."""
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)
+        if not line and self.process.stderr is not None:
+            raise AssertionError(f"the peer ended: {(await self.process.stderr.read()).decode()}")
+        return line.decode().strip()
+
+    async def end(self) -> str:
+        """Close the peer's input and wait for its end; returns what it wrote to standard error."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        _, errors = await asyncio.wait_for(self.process.communicate(), PATIENCE)
+        return errors.decode()
+
+
+StartPeer = Callable[..., Awaitable[Peer]]
+
+
+@pytest.fixture
+async def start(path: str) -> AsyncIterator[StartPeer]:
+    """Start peers on the test's file and wait until they are ready; they end with the test."""
+    peers: list[Peer] = []
+
+    async def start_one(*arguments: str) -> Peer:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.processes.peer", path, *arguments),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=10 * 1024 * 1024,
+        )
+        peers.append(Peer(process))
+        assert await peers[-1].line() == "ready"
+        return peers[-1]
+
+    yield start_one
+    for peer in peers:
+        await peer.end()
+        assert peer.process.returncode == 0

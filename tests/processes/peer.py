@@ -1,0 +1,95 @@
+"""The other process of a test: ``python -m tests.processes.peer FILE COMMAND …``. It prints what it has to say.
+
+The first line is ``ready``; a peer ends when its work is done, or when its standard input is closed.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import Any
+
+import django
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+django.setup()
+
+from channels.exceptions import ChannelFull
+
+from channels_lite import bell
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+
+
+async def main() -> None:
+    """Run the command from the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("command", choices=["echo", "flood", "collect", "prefix"])
+    parser.add_argument("--channel", default="echo")
+    parser.add_argument("--count", type=int, default=0)
+    parser.add_argument("--no-poll", action="store_true", help="hear by the bell alone")
+    parser.add_argument("--no-bell", action="store_true", help="as on a platform without inotify and kqueue")
+    options = parser.parse_args()
+    if options.no_bell:
+        bell._listener_class = lambda: None
+    layer = AIOSQLiteChannelLayer(path=options.file, polling_interval=None if options.no_poll else 0.05)
+    work = asyncio.ensure_future(globals()[options.command](layer, options))
+    await asyncio.wait([work, asyncio.ensure_future(_input_closed())], return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        work.result()
+    await layer.close()
+    os._exit(0)  # the thread that reads standard input cannot be ended
+
+
+async def _input_closed() -> None:
+    await asyncio.to_thread(sys.stdin.read)
+
+
+def say(*words: Any) -> None:
+    """Print one line at once."""
+    print(*words, flush=True)
+
+
+async def echo(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+    """Send every message on the channel back to the channel that it names."""
+    say("ready")
+    while True:
+        message = await layer.receive(options.channel)
+        await send_patiently(layer, message["reply"], message)
+
+
+async def flood(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+    """Send ``count`` numbered messages, each of them until it is accepted."""
+    say("ready")
+    for number in range(options.count):
+        await send_patiently(layer, options.channel, {"type": "x", "number": number, "sender": os.getpid()})
+
+
+async def collect(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+    """Receive ``count`` messages and print their numbers."""
+    channel = options.channel
+    if channel.endswith("!"):
+        channel = await layer.new_channel()
+    say("ready")
+    say(channel)
+    numbers = [(await layer.receive(channel))["number"] for _ in range(options.count)]
+    say(*numbers)
+
+
+async def prefix(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+    """Print the client prefix."""
+    say("ready")
+    say(layer.client_prefix)
+
+
+async def send_patiently(layer: AIOSQLiteChannelLayer, channel: str, message: dict[str, Any]) -> None:
+    """Send a message, and again while the channel is full."""
+    while True:
+        try:
+            return await layer.send(channel, message)
+        except ChannelFull:
+            await asyncio.sleep(0.001)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
