@@ -65,7 +65,7 @@ def _path(options: argparse.Namespace) -> str:
         file = config.own_file(config.Options(path=options.path))
     else:
         _setup(options.settings)
-        file = config.alias_file(options.database) if options.database else _layer_file(options.layer or "default")
+        file = _layer_file(options.layer) if options.database is None else config.alias_file(options.database)
     if file == config.MEMORY:
         raise ChannelsLiteError("That database is in memory: it gets its schema when it is opened.")
     return file
@@ -90,7 +90,8 @@ def _setup(module: str | None) -> None:
         ) from error
 
 
-def _layer_file(name: str) -> str:
+def _layer_file(name: str | None) -> str:
+    name = "default" if name is None else name
     from channels.layers import channel_layers
 
     from channels_lite.layers.base import SQLiteLayer

@@ -13,7 +13,7 @@ import apsw
 from channels_lite import schema, store
 from channels_lite.bell import Bell, Listener
 from channels_lite.config import MEMORY
-from channels_lite.keeper import JOURNAL_LIMIT, Job, Keeper
+from channels_lite.keeper import JOURNAL_LIMIT, Keeper
 
 T = TypeVar("T")
 
@@ -32,13 +32,10 @@ class Database:
         self._connection = _connect(path)
         self._connection.set_update_hook(self._updated)
         self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
-        self.bell: Bell | None = None
-        self.keeper: Keeper | None = None
-        if not self.in_memory:
-            self.bell = Bell(path)
-            self.keeper = Keeper(path)
-            self._connection.set_wal_hook(self._committed)
-            self.keeper.start()
+        self.bell = None if self.in_memory else Bell(path)
+        self.keeper = Keeper(path, self._execute_alone if self.in_memory else None)
+        self._connection.set_wal_hook(self._committed)
+        self.keeper.start()
 
     def _updated(self, kind: int, database: str, table: str, rowid: int) -> None:
         # Runs before the commit, perhaps for a row that is rolled back: only take note.
@@ -46,8 +43,7 @@ class Database:
             self._inserted.append(rowid)
 
     def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:
-        if self.keeper is not None:
-            self.keeper.committed(pages)
+        self.keeper.committed(pages)
         return apsw.SQLITE_OK
 
     def _capacity(self, *arguments: Any) -> int | None:
@@ -72,6 +68,10 @@ class Database:
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         return self._connection.execute(sql, parameters).fetchall()
+
+    def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._lock:
+            return self._execute(sql, parameters)
 
     def read(self, operation: Callable[..., T], *arguments: Any) -> T:
         """Run a function of ``store`` that inserts no message; nobody else uses the connection meanwhile."""
@@ -114,17 +114,9 @@ class Database:
         with self._lock:
             return self.bell is not None and self.bell.renew()
 
-    def later(self, job: Job) -> None:
-        """Run a job away from the loop: on the keeper's connection, or here and now for a database in memory."""
-        if self.keeper is None:
-            self.read(job)
-        else:
-            self.keeper.ask(job)
-
     def close(self) -> None:
         """Close everything. May take a checkpoint: not for a loop's thread."""
-        if self.keeper is not None:
-            self.keeper.stop()
+        self.keeper.stop()
         with self._lock:
             self._connection.close()
             if self.bell is not None:

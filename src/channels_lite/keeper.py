@@ -6,7 +6,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -23,6 +23,7 @@ RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writ
 TRIM_PAUSE = 0.002  # seconds between two batches of trimming: as long as a batch takes, so that others get their turn
 
 Job = Callable[[Execute], Any]
+T = TypeVar("T")
 
 
 def open_connection(path: str) -> apsw.Connection:
@@ -36,18 +37,23 @@ def open_connection(path: str) -> apsw.Connection:
 
 
 class Keeper:
-    """Runs in a daemon thread from ``start`` to ``stop``; its methods may be called from any thread."""
+    """Runs in a daemon thread from ``start`` to ``stop``; its methods may be called from any thread.
 
-    def __init__(self, path: str) -> None:
+    ``shared`` runs its statements on somebody else's connection: a database in memory has only one.
+    """
+
+    def __init__(self, path: str, shared: Execute | None = None) -> None:
         self.path = path
+        self._shared = shared
         self._news = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._trim_interval: float | None = None
-        self._next_trim = 0.0
+        self._interval: float | None = None  # seconds between two rounds of sweeping and trimming
+        self._next_sweep = 0.0
+        self._trims = False
         self._checkpoint_due = False
         self._threshold = CHECKPOINT_PAGES
         self._stopping = False
-        self._sweeps: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._thread = threading.Thread(target=self._run, name=f"channels_lite keeper of {path}", daemon=True)
 
     def start(self) -> None:
@@ -79,19 +85,21 @@ class Keeper:
             self._jobs.append(job)
             self._news.notify()
 
-    def trim_every(self, seconds: float, layer: Any) -> None:
-        """Trim at least this often, and call ``layer.sweep(execute)`` as long as the layer lives."""
+    def look_after(self, layer: Any, seconds: float, *, trim: bool) -> None:
+        """Call ``layer.sweep(execute)`` at least this often while the layer lives; with ``trim``, trim the database."""
         with self._news:
-            self._sweeps.add(layer)
-            self._trim_interval = min(seconds, self._trim_interval or seconds)
-            self._next_trim = time.monotonic() + self._trim_interval
+            self._layers.add(layer)
+            self._trims = self._trims or trim
+            self._interval = min(seconds, self._interval or seconds)
+            self._next_sweep = time.monotonic() + self._interval
             self._news.notify()
 
     def _run(self) -> None:
         connection: apsw.Connection | None = None
         while self._wait():
             try:
-                connection = connection or open_connection(self.path)
+                if self._shared is None and connection is None:
+                    connection = open_connection(self.path)
                 self._round(connection)
             except Exception:
                 logger.exception("The keeper of %s failed in this round; it goes on with the next.", self.path)
@@ -102,36 +110,34 @@ class Keeper:
         """Wait for something to do; False when the keeper is to stop and everything asked for is done."""
         with self._news:
             if not self._jobs and not self._checkpoint_due and not self._stopping:
-                self._news.wait(self._until_trim())
+                self._news.wait(self._until_sweep())
             return bool(self._jobs) or not self._stopping
 
-    def _until_trim(self) -> float | None:
-        return None if self._trim_interval is None else max(0.0, self._next_trim - time.monotonic())
+    def _until_sweep(self) -> float | None:
+        return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
 
-    def _round(self, connection: apsw.Connection) -> None:
-        execute = executor(connection)
+    def _round(self, connection: apsw.Connection | None) -> None:
+        execute = self._shared if connection is None else executor(connection)
+        assert execute is not None
         while self._jobs:
             _attempt(self._jobs.popleft(), execute)
-        if self._checkpoint_due:
+        if self._checkpoint_due and connection is not None:
             self._checkpoint_due = False
-            _unless_busy(lambda: checkpoint(connection))
-        if self._until_trim() == 0.0:
-            self._trim(execute)
+            _attempt(checkpoint, connection)
+        if self._until_sweep() == 0.0:
+            self._sweep(execute)
 
-    def _trim(self, execute: Execute) -> None:
-        self._next_trim = time.monotonic() + (self._trim_interval or 0.0)
-        _attempt(trim_all, execute)
-        for layer in list(self._sweeps):
+    def _sweep(self, execute: Execute) -> None:
+        self._next_sweep = time.monotonic() + (self._interval or 0.0)
+        if self._trims:
+            _attempt(trim_all, execute)
+        for layer in list(self._layers):
             _attempt(layer.sweep, execute)
 
 
-def _attempt(job: Job, execute: Execute) -> None:
-    _unless_busy(lambda: job(execute))
-
-
-def _unless_busy(step: Callable[[], Any]) -> None:
+def _attempt(job: Callable[[T], Any], subject: T) -> None:
     try:
-        step()
+        job(subject)
     except apsw.BusyError:
         logger.debug("The database is busy; left for the next round.")
 

@@ -160,6 +160,11 @@ class Watcher:
             self._version = version
             self._look()
 
+    def abandon(self) -> None:
+        """In a forked child: give the descriptors back without touching the loop, which is the parent's."""
+        if self._listener is not None:
+            self._listener.close()
+
     def stop(self) -> None:
         """Stop listening and give the descriptors back; ``start`` begins anew."""
         self.running = False

@@ -1,6 +1,7 @@
 """Sending and receiving: normal channels, process-specific channels, names, order."""
 
 import asyncio
+import inspect
 import random
 
 import pytest
@@ -181,7 +182,7 @@ def test_the_api_is_made_of_coroutine_functions(make):
     for name in (
         "send", "receive", "new_channel", "group_add", "group_discard", "group_send", "flush", "close",
     ):  # fmt: skip
-        assert asyncio.iscoroutinefunction(getattr(layer, name)), name
+        assert inspect.iscoroutinefunction(getattr(layer, name)), name
 
 
 @pytest.mark.deviation("memory", "two objects share nothing")

@@ -44,6 +44,20 @@ async def parent():
     for number in range(200):
         assert (await layer.receive("numbers"))["number"] == number
 
+async def fork_while_receiving():
+    waiting = asyncio.ensure_future(layer.receive(mine))
+    assert (await waiting)["type"] == "for the parent"
+    await layer.send(mine, {"type": "for the parent"})
+    waiting = asyncio.ensure_future(layer.receive("never"))
+    await asyncio.sleep(0)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if layer.client_prefix != prefix else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    await layer.send("never", {"type": "the watcher lives"})
+    assert (await waiting)["type"] == "the watcher lives"
+
+asyncio.run(fork_while_receiving())
 pid = os.fork()
 asyncio.run(asyncio.wait_for(parent() if pid else child(), 50))
 if pid == 0:

@@ -11,7 +11,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 
 from channels_lite import config, store
 from channels_lite.database import Database, acquire, release
-from channels_lite.errors import DatabaseBusy
+from channels_lite.errors import DatabaseBusy, LayerClosed
 from channels_lite.keeper import open_connection, trim_all
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.mailbox import Item, Waiter
@@ -20,6 +20,7 @@ from channels_lite.schema import Execute, executor
 BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
 BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has tried often
 PATIENT_AFTER = 50  # tries
+SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
 
 
 class AIOSQLiteChannelLayer(SQLiteLayer):
@@ -58,8 +59,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             if self._database is None:
                 database = acquire(path, self)
                 database.register_capacity(self, self._room)
-                if self.options.auto_trim and database.keeper is not None:
-                    database.keeper.trim_every(min(max(self.expiry / 2, 1.0), 30.0), self)
+                pause = min(max(self.expiry / 2, SWEEP[0]), SWEEP[1])
+                database.keeper.look_after(self, pause, trim=self.options.auto_trim)
                 self._database = database
             return self._database
 
@@ -93,6 +94,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
                 if store.FULL not in str(error):
                     raise
                 raise ChannelFull from None
+            except apsw.ConnectionClosedError:
+                raise LayerClosed("The channel layer was closed while this call was waiting.") from None
             except apsw.TooBigError as error:
                 raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
             await asyncio.sleep(_pause(attempt))
@@ -158,7 +161,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
 
     def _later(self, job: Callable[[Execute], Any]) -> None:
         if self._database is not None:
-            self._database.later(job)
+            self._database.keeper.ask(job)
 
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
         database = await self._ready()

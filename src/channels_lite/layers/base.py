@@ -61,7 +61,8 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self.client_prefix = uuid.uuid4().hex
         self._own = f".{self.client_prefix}!"
         self._mailboxes = Mailboxes()
-        self._watchers.clear()
+        while self._watchers:
+            self._watchers.popitem()[1].abandon()
         self._opening = threading.Lock()
 
     # What the connection brings.
