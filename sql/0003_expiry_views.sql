@@ -23,23 +23,30 @@ FROM channels_lite_membership
 WHERE expires_at <= (SELECT now FROM channels_lite_clock);
 
 -- The queues that hold a message, found by stepping from one to the next in the index: the cost is the number of
--- queues, not of messages. The unary plus takes the affinity off a stepped value; with it, SQLite would compare the
--- prefix alone by index.
+-- queues, not of messages. One step after the other: SQLite would look for the next (prefix, queue) pair by reading
+-- all entries of the last one.
 CREATE VIEW channels_lite_queue (prefix, queue) AS
-WITH RECURSIVE step (prefix, queue) AS (
-    SELECT
-        (SELECT prefix FROM channels_lite_message ORDER BY prefix, queue LIMIT 1),
-        (SELECT queue FROM channels_lite_message ORDER BY prefix, queue LIMIT 1)
-    UNION ALL
-    SELECT
-        (SELECT m.prefix FROM channels_lite_message AS m
-         WHERE (m.prefix, m.queue) > (+step.prefix, +step.queue) ORDER BY m.prefix, m.queue LIMIT 1),
-        (SELECT m.queue FROM channels_lite_message AS m
-         WHERE (m.prefix, m.queue) > (+step.prefix, +step.queue) ORDER BY m.prefix, m.queue LIMIT 1)
-    FROM step
-    WHERE step.queue IS NOT NULL
-)
-SELECT prefix, queue FROM step WHERE queue IS NOT NULL;
+WITH RECURSIVE
+    prefixes (prefix) AS (
+        SELECT min(prefix) FROM channels_lite_message
+        UNION ALL
+        SELECT (SELECT min(m.prefix) FROM channels_lite_message AS m WHERE m.prefix > prefixes.prefix)
+        FROM prefixes
+        WHERE prefix IS NOT NULL
+    ),
+    queues (prefix, queue) AS (
+        SELECT prefix, (SELECT min(m.queue) FROM channels_lite_message AS m WHERE m.prefix = prefixes.prefix)
+        FROM prefixes
+        WHERE prefix IS NOT NULL
+        UNION ALL
+        SELECT prefix, (
+            SELECT min(m.queue) FROM channels_lite_message AS m
+            WHERE m.prefix = queues.prefix AND m.queue > queues.queue
+        )
+        FROM queues
+        WHERE queue IS NOT NULL
+    )
+SELECT prefix, queue FROM queues WHERE queue IS NOT NULL;
 
 -- A message that expires unread takes its channel out of its groups: nobody is reading there. A process-specific
 -- channel goes alone; its siblings behind the same "!" stay. Expired messages are therefore deleted through the

@@ -13,7 +13,11 @@ USE_TZ = True
 INSTALLED_APPS = ["channels"]
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "db.sqlite3"},
-    "channels": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "channels.sqlite3", "OPTIONS": {"timeout": 3}},
+    "channels": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": FOLDER / "channels.sqlite3",
+        "OPTIONS": {"timeout": 3},
+    },
     "postgres": {"ENGINE": "django.db.backends.postgresql", "NAME": "never opened"},
 }
 CHANNEL_LAYERS = {

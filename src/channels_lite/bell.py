@@ -41,7 +41,8 @@ class InotifyListener:
         self._parse = inotify_simple.parse_events
         self._inotify = inotify_simple.INotify(nonblocking=True)
         try:
-            self._inotify.add_watch(path, flags.MODIFY | flags.DELETE_SELF | flags.MOVE_SELF)
+            # ATTRIB: to DELETE_SELF a file is deleted when nobody has it open any more, and we have.
+            self._inotify.add_watch(path, flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF)
         except OSError:
             self._inotify.close()
             raise
@@ -70,7 +71,11 @@ class KqueueListener:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_EVTONLY", 0))
-        self._queue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]
+        try:
+            self._queue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            os.close(self._file)
+            raise
         self._gone = select.KQ_NOTE_DELETE | select.KQ_NOTE_RENAME  # type: ignore[attr-defined,unused-ignore]
         event = select.kevent(  # type: ignore[attr-defined,unused-ignore]
             self._file,
@@ -150,8 +155,9 @@ class Bell:
                 return False
         except FileNotFoundError:
             logger.warning("The bell %s was deleted; it is made anew.", self.path)
-        os.close(self._fd)
-        self._fd = self._open()
+        # In this order: a number that was closed may be another file's by the time it is rung.
+        old, self._fd = self._fd, self._open()
+        os.close(old)
         return True
 
     def close(self) -> None:

@@ -162,9 +162,7 @@ def _validate(options: argparse.Namespace) -> int:
     applied = schema.records(execute)
     problem = schema.disagreement(applied, available)
     if problem is None and len(applied) < len(available):
-        problem = (
-            f"It is at schema version {len(applied)} of {len(available)}; run: channels-lite-schema apply --path {path}"
-        )
+        problem = f"It is at schema version {len(applied)} of {len(available)}; run: {schema.command(path)}"
     findings = [problem] if problem else schema.differences(execute, available)
     if findings:
         return _fail(f"{path}: {' '.join(findings)}")

@@ -141,23 +141,23 @@ def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
     return rules
 
 
-def check_alias(alias: str) -> Mapping[str, Any]:
-    """The DATABASES entry of ``alias``, which must be there and be SQLite. Reads settings only."""
+def check_alias(alias: str, where: str = "CHANNEL_LAYERS: the option 'database' names") -> Mapping[str, Any]:
+    """The DATABASES entry of ``alias``, which must be there and be SQLite; ``where`` is how an error begins."""
     try:
         databases = settings.DATABASES
     except ImproperlyConfigured:
         databases = {}
     if alias not in databases:
         raise ConfigError(
-            f"CHANNEL_LAYERS: the option 'database' names {alias!r}, which is not in DATABASES "
-            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or give the option 'path'."
+            f"{where} {alias!r}, which is not in DATABASES "
+            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or give the path of a file."
         )
     entry: Mapping[str, Any] = databases[alias]
     engine = str(entry.get("ENGINE", ""))
     if not engine.endswith(("sqlite3", "spatialite")):
         raise ConfigError(
-            f"CHANNEL_LAYERS: the option 'database' names {alias!r}, whose ENGINE is {engine!r}; "
-            "a SQLite database is needed: add an alias of its own, or give the option 'path'."
+            f"{where} {alias!r}, whose ENGINE is {engine!r}; "
+            "a SQLite database is needed: add an alias of its own, or give the path of a file."
         )
     return entry
 
@@ -166,7 +166,7 @@ def alias_file(alias: str) -> str:
     """The file of a SQLite alias as Django knows it now (tests rename it), or ``:memory:``."""
     from django.db import connections
 
-    check_alias(alias)
+    check_alias(alias, "The alias is")
     name = str(connections[alias].settings_dict["NAME"] or "")
     if not name:
         raise ConfigError(f"DATABASES: the alias {alias!r} has no NAME; give it the path of a file.")

@@ -13,6 +13,7 @@ import apsw
 from channels_lite import schema, store
 from channels_lite.bell import Bell, Listener
 from channels_lite.config import MEMORY
+from channels_lite.errors import SchemaError
 from channels_lite.keeper import JOURNAL_LIMIT, Keeper
 
 T = TypeVar("T")
@@ -32,10 +33,17 @@ class Database:
         self._connection = _connect(path)
         self._connection.set_update_hook(self._updated)
         self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
-        self.bell = None if self.in_memory else Bell(path)
+        self.bell = None if self.in_memory else self._hang_bell()
         self.keeper = Keeper(path, self._execute_alone if self.in_memory else None)
         self._connection.set_wal_hook(self._committed)
         self.keeper.start()
+
+    def _hang_bell(self) -> Bell:
+        try:
+            return Bell(self.path)
+        except OSError as error:
+            self._connection.close()
+            raise SchemaError(f"The bell {self.path}-bell cannot be made: {error.strerror}.") from error
 
     def _updated(self, kind: int, database: str, table: str, rowid: int) -> None:
         # Runs before the commit, perhaps for a row that is rolled back: only take note.
@@ -136,12 +144,15 @@ class Database:
 def _connect(path: str) -> apsw.Connection:
     connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path)
     try:
-        execute = schema.executor(connection)
-        schema.check(execute, schema.steps(), path)
+        schema.check(schema.executor(connection), schema.steps(), path)
         for pragma, value in (("synchronous", "normal"), ("mmap_size", 0), ("journal_size_limit", JOURNAL_LIMIT)):
             connection.pragma(pragma, value)
     except apsw.Error as error:
+        connection.close()
         raise schema.describe(path, error) from error
+    except SchemaError:
+        connection.close()
+        raise
     connection.set_busy_timeout(0)
     connection.wal_autocheckpoint(0)
     # The planner must not look at bound values: where it has, SQLite prepares the statement again for each new value.
@@ -159,6 +170,8 @@ def acquire(path: str, layer: object) -> Database:
 
     Does I/O and waits: not for a loop's thread, except for ``:memory:``, where every layer has a database of its own.
     """
+    if path != MEMORY:
+        path = os.path.realpath(path)  # as SQLite does for the -wal: all processes must find the same bell
     with _opening:
         database = None if path == MEMORY else _open.get(_identity(path))
         if database is None:

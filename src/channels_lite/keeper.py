@@ -20,6 +20,7 @@ JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it be
 LOCK_WAIT_MS = 1_000  # milliseconds that a job waits for the write lock before it is left for the next round
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 
+RETRY_PAUSE = 1.0  # seconds until a keeper that cannot open its connection tries again
 TRIM_PAUSE = 0.002  # seconds between two batches of trimming: as long as a batch takes, so that others get their turn
 
 Job = Callable[[Execute], Any]
@@ -102,7 +103,9 @@ class Keeper:
                     connection = open_connection(self.path)
                 self._round(connection)
             except Exception:
-                logger.exception("The keeper of %s failed in this round; it goes on with the next.", self.path)
+                logger.exception("The keeper of %s cannot work; the next try is in %g s.", self.path, RETRY_PAUSE)
+                if self._stopped_within(RETRY_PAUSE):
+                    break
         if connection is not None:
             connection.close()
 
@@ -113,14 +116,20 @@ class Keeper:
                 self._news.wait(self._until_sweep())
             return bool(self._jobs) or not self._stopping
 
+    def _stopped_within(self, seconds: float) -> bool:
+        with self._news:
+            return self._news.wait_for(lambda: self._stopping, seconds)
+
     def _until_sweep(self) -> float | None:
         return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
 
     def _round(self, connection: apsw.Connection | None) -> None:
         execute = self._shared if connection is None else executor(connection)
         assert execute is not None
-        while self._jobs:
-            _attempt(self._jobs.popleft(), execute)
+        for _ in range(len(self._jobs)):
+            job = self._jobs.popleft()
+            if not _attempt(job, execute) and not self._stopping:
+                self._jobs.append(job)
         if self._checkpoint_due and connection is not None:
             self._checkpoint_due = False
             _attempt(checkpoint, connection)
@@ -135,11 +144,16 @@ class Keeper:
             _attempt(layer.sweep, execute)
 
 
-def _attempt(job: Callable[[T], Any], subject: T) -> None:
+def _attempt(job: Callable[[T], Any], subject: T) -> bool:
+    """Do one thing, without harm to the others: False where the database stayed locked and it may be tried again."""
     try:
         job(subject)
     except apsw.BusyError:
         logger.debug("The database is busy; left for the next round.")
+        return False
+    except Exception:
+        logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
+    return True
 
 
 def trim_all(execute: Execute) -> tuple[int, int]:

@@ -99,10 +99,7 @@ class Mailboxes:
         """Take out a waiter that was cancelled: its item, or the hint that woke it, goes to the next one."""
         with self._lock:
             self._remove(waiter)
-            if waiter.item is not None:
-                self._put_back(waiter.channel, waiter.item)
-            elif waiter.woken:
-                self._wake(waiter.channel, 1)
+            self._give_on(waiter)
 
     def put(self, channel: str, item: Item, limit: int | None) -> bool:
         """Hand an item to the longest waiting receiver of the channel, or park it.
@@ -112,10 +109,9 @@ class Mailboxes:
         with self._lock:
             if self._hand_over(channel, item):
                 return True
-            parked = self._parked.setdefault(channel, deque())
-            if limit is not None and len(parked) >= limit:
+            if limit is not None and len(self._parked.get(channel, ())) >= limit:
                 return False
-            parked.append(item)
+            self._parked.setdefault(channel, deque()).append(item)
             return True
 
     def wake(self, channel: str, count: int = 1) -> None:
@@ -197,9 +193,12 @@ class Mailboxes:
                 waiter.item = None
         return False
 
-    def _put_back(self, channel: str, item: Item) -> None:
-        if not self._hand_over(channel, item):
-            self._parked.setdefault(channel, deque()).appendleft(item)
+    def _give_on(self, waiter: Waiter) -> None:
+        if waiter.item is None:
+            if waiter.woken:
+                self._wake(waiter.channel, 1)
+        elif not self._hand_over(waiter.channel, waiter.item):
+            self._parked.setdefault(waiter.channel, deque()).appendleft(waiter.item)
 
     def _wake(self, channel: str, count: int) -> None:
         for waiter in self._waiters.get(channel, ()):
@@ -217,14 +216,15 @@ class Mailboxes:
                 del self._waiting[waiter.queue]
 
     def _forget_closed_loops(self) -> None:
-        """Take out the waiters of loops that were closed under them, and give on what they were handed."""
+        """Take out the waiters whose loops were closed under them, and give on the items and hints they had."""
         self._loops = {loop for loop in self._loops if not loop.is_closed()}
         stale = [w for waiters in self._waiting.values() for w in waiters if w.loop.is_closed()]
         for waiter in stale:
             self._remove(waiter)
-        for waiter in reversed(stale):
-            if waiter.item is not None:
-                self._put_back(waiter.channel, waiter.item)
+        # The oldest item goes to a waiter first; of those that are parked, it ends up in front.
+        left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item)]
+        for waiter in reversed(left):
+            self._give_on(waiter)
 
 
 def _unwoken(queue: str, waiters: Iterable[Waiter]) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -139,7 +140,11 @@ class _Transaction:
         self._execute("BEGIN IMMEDIATE", ())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._execute("COMMIT" if kind is None else "ROLLBACK", ())
+        if kind is None:
+            self._execute("COMMIT", ())
+        else:
+            with contextlib.suppress(apsw.SQLError):  # after some errors SQLite has rolled back already
+                self._execute("ROLLBACK", ())
 
 
 def next_step(execute: Execute, available: Sequence[Step], to: int | None) -> Step | None:
@@ -165,6 +170,11 @@ def _run(execute: Execute, step: Step) -> None:
     execute(f"INSERT INTO {TABLE} (version, name, sha256) VALUES (?, ?, ?)", (step.version, step.name, step.sha256))
 
 
+def command(path: str, verb: str = "apply") -> str:
+    """What to type in a shell, by default to bring a database up to date."""
+    return f"channels-lite-schema {verb} --path {shlex.quote(path)}"
+
+
 def check(execute: Execute, available: Sequence[Step], path: str) -> None:
     """At run time: create the schema where there is none; SchemaError where it is not the one this release needs."""
     if not records(execute):
@@ -173,10 +183,11 @@ def check(execute: Execute, available: Sequence[Step], path: str) -> None:
     if len(applied) < len(available):
         raise SchemaError(
             f"The database {path} is at schema version {len(applied)}, and this channels-lite needs "
-            f"{len(available)}; run: channels-lite-schema apply --path {path}"
+            f"{len(available)}; run: {command(path)}"
         )
-    if len(applied) > len(available):
-        raise SchemaError(f"The database {path} cannot be used. {disagreement(applied, available)}")
+    problem = disagreement(applied, available)
+    if problem is not None:
+        raise SchemaError(f"The database {path} cannot be used. {problem} To see more: {command(path, 'status')}")
 
 
 def objects(execute: Execute) -> dict[str, str]:

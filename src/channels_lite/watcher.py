@@ -44,7 +44,6 @@ class Watcher:
         idle_timeout: float,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.how = "nothing"
         self._source = source
         self._look = look
         self._wanted = wanted
@@ -56,16 +55,22 @@ class Watcher:
         self._version = -1
         self.running = False
 
+    @property
+    def how(self) -> str:
+        """What it hears by: ``inotify``, ``kqueue``, ``polling`` or ``nothing``."""
+        if self._listener is not None:
+            return self._listener.how
+        return "nothing" if self._interval is None else "polling"
+
     def start(self) -> None:
         """Begin to listen, if not begun yet. Whoever starts it looks at the database afterwards."""
         if self.running:
             return
+        self._version = self._source.version()
         self.running = True
         self._idle_since = None
-        self._version = self._source.version()
         why = self._attach()
         pause = self._pause()
-        self.how = self._listener.how if self._listener else "polling" if pause else "nothing"
         poll = f"polls every {pause:g} s" if pause else "does not poll"
         if self._listener is not None:
             logger.info("Listening for %s by %s on its bell; as a backstop it %s.", self._source.path, self.how, poll)
@@ -143,7 +148,7 @@ class Watcher:
         self._source.renew_bell()
         why = self._attach()
         if why:
-            logger.warning("No bell can be heard for %s any more (%s); polling.", self._source.path, why)
+            logger.warning("No bell can be heard for %s any more (%s); left is %s.", self._source.path, why, self.how)
 
     def _idle_for_too_long(self) -> bool:
         if self._wanted():

@@ -32,7 +32,7 @@ async def main(rounds: int, trips: int, idle_seconds: float, receivers: int) -> 
             f"| cross-process round trip, {name} | {ours.quantile(share) * 1e6:.0f} µs "
             f"| {floor.quantile(share) * 1e6:.0f} µs (Unix socket) | {ratio(ours, floor, share):.2f} |"
         )
-    print(f"| idle, {receivers} waiting receivers | {busy * 100:.3f} % of a core | – | – |")
+    print(f"| idle, {receivers} waiting receivers | {busy * 100:.3f} % of a core | - | - |")
 
 
 def machine() -> str:

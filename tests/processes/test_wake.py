@@ -56,7 +56,8 @@ import sqlite3, sys
 path, queue, targets, payload = sys.argv[1:]
 connection = sqlite3.connect(path, timeout=10)
 connection.execute(
-    "INSERT INTO channels_lite_message (prefix, queue, targets, payload, expires_at) VALUES ('', ?, ?, ?, 9999999999999)",
+    "INSERT INTO channels_lite_message (prefix, queue, targets, payload, expires_at)"
+    " VALUES ('', ?, ?, ?, 9999999999999)",
     (queue, targets or None, bytes.fromhex(payload)),
 )
 connection.commit()

@@ -1,0 +1,338 @@
+"""The bell file: who hears it, what becomes of it, and the platforms that have none."""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from channels_lite import bell as module
+from channels_lite.bell import Bell, KqueueListener, Listener
+
+PATIENCE = 20.0  # seconds until a test that waits for a ring fails
+MakeBell = Callable[[], Bell]
+Listen = Callable[[Bell], "Ear"]
+
+linux = pytest.mark.skipif(not hasattr(os, "eventfd"), reason="inotify is Linux's")
+
+
+@pytest.fixture
+def database(path: str) -> str:
+    """A file in the database's place; a bell never looks into it."""
+    Path(path).touch(0o600)
+    return path
+
+
+@pytest.fixture
+def make_bell(database: str) -> Iterator[MakeBell]:
+    """Make bells of the same database, as several processes do; they are closed afterwards."""
+    bells: list[Bell] = []
+
+    def make() -> Bell:
+        bells.append(Bell(database))
+        return bells[-1]
+
+    yield make
+    for bell in bells:
+        bell.close()
+
+
+@pytest.fixture
+def bell(make_bell: MakeBell) -> Bell:
+    """One bell."""
+    return make_bell()
+
+
+class Ear:
+    """A listener in the running loop."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        assert listener is not None
+        self.listener = listener
+        self._readable = asyncio.Event()
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._readable.set)
+
+    async def hears(self) -> bool:
+        """Wait until something is heard: False where the listener is of no more use."""
+        await asyncio.wait_for(self._readable.wait(), PATIENCE)
+        self._readable.clear()
+        return self.listener.drain()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        asyncio.get_running_loop().remove_reader(self.listener.fileno())
+        self.listener.close()
+
+
+@pytest.fixture
+async def listen() -> AsyncIterator[Listen]:
+    """Listen to bells; in the end nobody does any more."""
+    ears: list[Ear] = []
+
+    def listen(bell: Bell) -> Ear:
+        ears.append(Ear(bell.listen()))
+        return ears[-1]
+
+    yield listen
+    for ear in ears:
+        ear.close()
+
+
+def mode_of(path: str) -> int:
+    """A file's permissions."""
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@linux
+async def test_ring_is_heard(bell: Bell, make_bell: MakeBell, listen: Listen) -> None:
+    """What another process's bell rings is heard in the loop, every time, and several rings at once as one."""
+    ear = listen(bell)
+    other = make_bell()
+    for rings in (1, 1, 5):
+        for _ in range(rings):
+            other.ring()
+        assert await ear.hears()
+
+
+@linux
+async def test_drained_twice(bell: Bell, listen: Listen) -> None:
+    """Draining when there is nothing to hear neither waits nor fails."""
+    listener = bell.listen()
+    assert listener is not None
+    assert listener.drain()
+    bell.ring()
+    assert listener.drain()
+    assert listener.drain()
+    listener.close()
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o664, 0o664), (0o777, 0o666)])
+def test_mode(database: str, make_bell: MakeBell, mode: int, expected: int) -> None:
+    """Who may read and write the database may do so with the bell, whatever the umask says."""
+    os.chmod(database, mode)
+    before = os.umask(0o077)
+    try:
+        bell = make_bell()
+    finally:
+        os.umask(before)
+    assert mode_of(bell.path) == expected
+
+
+def test_existing_file_is_kept(bell: Bell, make_bell: MakeBell) -> None:
+    """A bell that is there is used as it is, and is one byte whoever rings how often."""
+    os.chmod(bell.path, 0o640)
+    inode = os.stat(bell.path).st_ino
+    other = make_bell()
+    for each in (bell, other, bell):
+        each.ring()
+    status = os.stat(bell.path)
+    assert (status.st_ino, stat.S_IMODE(status.st_mode), status.st_size) == (inode, 0o640, 1)
+
+
+@linux
+async def test_deleted_is_heard(bell: Bell, listen: Listen) -> None:
+    """A listener hears that the bell was deleted, so that even without polls it is made anew."""
+    ear = listen(bell)
+    os.unlink(bell.path)
+    assert not await ear.hears()
+
+
+@linux
+async def test_replaced_is_heard(bell: Bell, listen: Listen) -> None:
+    """A listener hears that the bell was moved away."""
+    ear = listen(bell)
+    os.rename(bell.path, f"{bell.path}-old")
+    assert not await ear.hears()
+
+
+@linux
+async def test_deleted_is_made_anew(
+    bell: Bell, make_bell: MakeBell, caplog: pytest.LogCaptureFixture, listen: Listen
+) -> None:
+    """A deleted bell is made anew with the same rights and a warning, and all who renew theirs ring the same one."""
+    other = make_bell()
+    os.unlink(bell.path)
+    assert bell.renew()
+    assert not bell.renew()
+    assert other.renew()
+    assert mode_of(bell.path) == 0o600
+    assert "was deleted; it is made anew" in caplog.text
+    ear = listen(bell)
+    other.ring()
+    assert await ear.hears()
+
+
+@linux
+async def test_replaced_is_opened(bell: Bell, make_bell: MakeBell, listen: Listen) -> None:
+    """Where somebody else has put a new bell in place, that one is rung."""
+    Path(f"{bell.path}-new").write_bytes(b"\0")
+    os.replace(f"{bell.path}-new", bell.path)
+    assert bell.renew()
+    ear = listen(make_bell())
+    bell.ring()
+    assert await ear.hears()
+
+
+def test_failed_renewal_spares_other_files(bell: Bell, tmp_path: Path) -> None:
+    """A bell that cannot be made anew never writes to another file that was given its descriptor's number."""
+    os.unlink(bell.path)
+    os.mkdir(bell.path)  # in place of the bell: it cannot be opened for writing
+    with pytest.raises(IsADirectoryError):
+        bell.renew()
+    with (tmp_path / "stranger").open("w+b", buffering=0) as stranger:
+        stranger.write(b"SQLite format 3")
+        bell.ring()
+        assert stranger.seek(0) == 0
+        assert stranger.read() == b"SQLite format 3"
+    os.rmdir(bell.path)
+    assert bell.renew()
+
+
+def test_ring_that_fails(bell: Bell, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring on a full disk, made to fail here, is logged and not raised: the commit stands."""
+
+    def fail(*arguments: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    bell.ring()
+    assert "cannot be rung: [Errno 28] No space left on device. Other processes hear by polling" in caplog.text
+
+
+def test_closed(bell: Bell) -> None:
+    """A closed bell is silent, may be closed again, and its file stays."""
+    bell.close()
+    bell.close()
+    bell.ring()
+    assert not bell.renew()
+    assert os.path.exists(bell.path)
+    assert not open_descriptors(bell.path)
+
+
+def open_descriptors(path: str) -> list[str]:
+    """This process's descriptors of a file."""
+    folder = "/proc/self/fd"
+    numbers = os.listdir(folder) if os.path.exists(folder) else []
+    return [n for n in numbers if os.path.exists(f"{folder}/{n}") and os.readlink(f"{folder}/{n}") == path]
+
+
+@linux
+def test_listener_without_file(bell: Bell) -> None:
+    """Listening to a bell that is gone is an OSError that leaves no descriptor behind."""
+    os.unlink(bell.path)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        bell.listen()
+    assert os.listdir("/proc/self/fd") == before
+
+
+@linux
+def test_listener_unavailable(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for an inotify instance, simulated here, the bell can be rung, and listening is an OSError."""
+
+    def fail(path: str) -> Listener:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(module, "InotifyListener", fail)
+    bell = Bell(database)
+    with pytest.raises(OSError, match="Too many open files"):
+        bell.listen()
+    bell.ring()
+    bell.close()
+
+
+def test_platform_without_bell(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a platform with neither inotify nor kqueue, which is only pretended here, no bell is made or rung."""
+    monkeypatch.setattr(module, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(module, "select", SimpleNamespace())
+    bell = Bell(database)
+    bell.ring()
+    assert bell.listen() is None
+    assert not bell.renew()
+    assert not os.path.exists(bell.path)
+    bell.close()
+
+
+class Kqueue:
+    """As select.kqueue, with events that the test puts in; readable while it has some."""
+
+    def __init__(self) -> None:
+        self.registered: list[Any] = []
+        self._read, self._write = os.pipe()
+        self._events: list[Any] = []
+
+    def fileno(self) -> int:
+        return self._read
+
+    def control(self, changes: list[Any] | None, most: int, timeout: float) -> list[Any]:
+        assert timeout == 0
+        self.registered += changes or []
+        events, self._events = self._events[:most], self._events[most:]
+        os.read(self._read, len(events)) if events else None
+        return events
+
+    def happen(self, fflags: int) -> None:
+        self._events.append(SimpleNamespace(fflags=fflags))
+        os.write(self._write, b"\0")
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+@pytest.fixture
+def macos(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A pretended macOS: the constants of its select module, and Kqueue; returns that module."""
+    pretended = SimpleNamespace(
+        kqueue=Kqueue,
+        kevent=lambda ident, filter, flags, fflags: SimpleNamespace(ident=ident, fflags=fflags),  # noqa: A006
+        KQ_FILTER_VNODE=-4,
+        KQ_EV_ADD=1,
+        KQ_EV_CLEAR=32,
+        KQ_NOTE_DELETE=1,
+        KQ_NOTE_WRITE=2,
+        KQ_NOTE_RENAME=32,
+    )
+    monkeypatch.setattr(module, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(module, "select", pretended)
+    return pretended
+
+
+async def test_kqueue(macos: SimpleNamespace, bell: Bell, listen: Listen) -> None:
+    """With a kqueue, which is only pretended here, the bell's own file is watched, for writes and for its end."""
+    ear = listen(bell)
+    assert isinstance(ear.listener, KqueueListener)
+    queue: Any = ear.listener._queue
+    (event,) = queue.registered
+    assert os.path.samestat(os.fstat(event.ident), os.stat(bell.path))
+    assert event.fflags == macos.KQ_NOTE_WRITE | macos.KQ_NOTE_DELETE | macos.KQ_NOTE_RENAME
+    for fflags, alive in ((macos.KQ_NOTE_WRITE, True), (macos.KQ_NOTE_DELETE, False), (macos.KQ_NOTE_RENAME, False)):
+        queue.happen(fflags)
+        assert await ear.hears() is alive
+
+
+def test_kqueue_closed(macos: SimpleNamespace, bell: Bell) -> None:
+    """Closing the pretended kqueue and the bell gives back both descriptors of the file."""
+    listener = bell.listen()
+    assert listener is not None
+    assert len(open_descriptors(bell.path)) == 2
+    listener.close()
+    bell.close()
+    assert not open_descriptors(bell.path)
+
+
+def test_kqueue_unavailable(macos: SimpleNamespace, bell: Bell) -> None:
+    """Without room for a kqueue, simulated here like the kqueue itself, no descriptor is left behind."""
+    before = open_descriptors(bell.path)
+
+    def fail() -> Kqueue:
+        raise OSError(24, "Too many open files")
+
+    macos.kqueue = fail
+    with pytest.raises(OSError, match="Too many open files"):
+        bell.listen()
+    assert open_descriptors(bell.path) == before

@@ -1,0 +1,391 @@
+"""The apsw connection: one for each file and process, never waiting for a lock on the loop's thread, and private."""
+
+import asyncio
+import gc
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from django.conf import settings
+
+from channels_lite import database as module
+from channels_lite import store
+from channels_lite.database import Database, acquire, release
+from channels_lite.errors import DatabaseBusy, LayerClosed, SchemaError
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+
+PATIENCE = 20.0  # seconds until a test that waits for an event fails
+
+MakeLayer = Callable[..., AIOSQLiteChannelLayer]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that must come true, and that nobody announces."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def opened(layer: AIOSQLiteChannelLayer) -> Database:
+    """The layer's database, opened."""
+    await layer.group_discard("nobody", "x")
+    assert layer._database is not None
+    return layer._database
+
+
+def is_closed(database: Database) -> bool:
+    """Whether nothing is left open of a database."""
+    try:
+        database.read(store.data_version)
+    except apsw.ConnectionClosedError:
+        return not database.keeper._thread.is_alive() and database not in module._open.values()
+    return False
+
+
+class Locker:
+    """Somebody else who holds the write lock of a file."""
+
+    def __init__(self, path: str) -> None:
+        self.connection = apsw.Connection(path)
+        self.connection.set_busy_timeout(5_000)
+
+    def lock(self) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def unlock(self) -> None:
+        self.connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+async def locker(layer: AIOSQLiteChannelLayer, path: str) -> Any:
+    """Somebody else's connection to the file of an open layer, closed in the end."""
+    await opened(layer)
+    locker = Locker(path)
+    yield locker
+    locker.connection.close()
+
+
+@pytest.fixture
+def hasty(layer: AIOSQLiteChannelLayer, monkeypatch: pytest.MonkeyPatch) -> AIOSQLiteChannelLayer:
+    """A layer that gives a lock up soon."""
+    monkeypatch.setattr(layer, "_deadline", 0.1)
+    return layer
+
+
+# One connection for each file.
+
+
+async def test_one_for_all_layers(make_layer: MakeLayer, path: str, tmp_path: Path) -> None:
+    """Layers on the same file share one database, by whatever name they know it; another file has another."""
+    first = await opened(make_layer())
+    os.symlink(path, tmp_path / "symlink.sqlite3")
+    os.link(path, tmp_path / "hardlink.sqlite3")
+    for name in ("channels.sqlite3", "symlink.sqlite3", "hardlink.sqlite3", "../" + tmp_path.name + "/symlink.sqlite3"):
+        assert await opened(make_layer(path=f"{tmp_path}/{name}", prefix="x")) is first
+    assert await opened(make_layer(path=tmp_path / "other.sqlite3")) is not first
+
+
+async def test_opened_by_symlink(make_layer: MakeLayer, path: str, tmp_path: Path) -> None:
+    """The bell of a file that is reached through a symlink lies beside the file: the others ring it there."""
+    await opened(make_layer())
+    link = tmp_path / "elsewhere" / "link.sqlite3"
+    link.parent.mkdir()
+    os.symlink(tmp_path / "target.sqlite3", link)
+    (tmp_path / "target.sqlite3").touch()
+    database = await opened(make_layer(path=link))
+    assert database.bell is not None
+    assert os.path.realpath(database.bell.path) == str(tmp_path / "target.sqlite3-bell")
+
+
+async def test_first_uses_at_once(make_layer: MakeLayer) -> None:
+    """Layers that open a file at the same time, in several threads, end with one database."""
+    layers = [make_layer() for _ in range(8)]
+    databases = await asyncio.gather(*map(opened, layers))
+    assert len(set(map(id, databases))) == 1
+    assert len([db for db in module._open.values() if db is databases[0]]) == 1
+
+
+async def test_closed_with_the_last_layer(make_layer: MakeLayer) -> None:
+    """A database is closed with its last layer and not before; closing twice is harmless; the next use opens anew."""
+    one, other = make_layer(), make_layer()
+    database = await opened(one)
+    assert await opened(other) is database
+    await one.close()
+    await one.close()
+    await other.send("x", {"type": "x"})
+    assert not is_closed(database)
+    await other.close()
+    assert is_closed(database)
+    assert await one.receive("x") == {"type": "x"}
+    assert one._database is not database
+
+
+@pytest.mark.parametrize("file", ["channels.sqlite3", ":memory:"])
+async def test_closed_when_the_layer_is_forgotten(tmp_path: Path, file: str) -> None:
+    """A layer that is garbage-collected without close() closes its database, although it had a watcher."""
+    layer: AIOSQLiteChannelLayer | None = AIOSQLiteChannelLayer(path=file if file == ":memory:" else tmp_path / file)
+    assert layer is not None
+    database = await opened(layer)
+    await layer.send("x", {"type": "x"})
+    await layer.receive("x")  # starts a watcher
+    del layer
+    gc.collect()
+    await until(lambda: is_closed(database))
+
+
+async def test_forgotten_beside_others(make_layer: MakeLayer, path: str) -> None:
+    """A forgotten layer leaves the database to those that still use it."""
+    stays = make_layer()
+    database = await opened(stays)
+    goes: AIOSQLiteChannelLayer | None = AIOSQLiteChannelLayer(path=path)
+    assert goes is not None
+    await opened(goes)
+    assert len(database._layers) == 2
+    del goes
+    gc.collect()
+    await until(lambda: len(database._layers) == 1)
+    await stays.send("x", {"type": "x"})
+
+
+async def test_memory(make_layer: MakeLayer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer in memory has a database of its own, and makes no file."""
+    monkeypatch.chdir(tmp_path)
+    one, other = make_layer(path=":memory:"), make_layer(path=":memory:")
+    assert await opened(one) is not await opened(other)
+    await one.send("x", {"type": "one"})
+    await other.send("x", {"type": "other"})
+    assert await other.receive("x") == {"type": "other"}
+    assert not list(tmp_path.iterdir())
+
+
+async def test_acquire_and_release(path: str) -> None:
+    """What is acquired twice by one layer is given back once; releasing what is closed is harmless."""
+
+    class Layer:
+        pass
+
+    layer = Layer()
+    database = await asyncio.to_thread(acquire, path, layer)
+    assert await asyncio.to_thread(acquire, path, layer) is database
+    await asyncio.to_thread(release, database, layer)
+    assert is_closed(database)
+    await asyncio.to_thread(release, database, layer)
+    await asyncio.to_thread(release, database, None)
+
+
+async def test_settings_of_the_connection(layer: AIOSQLiteChannelLayer) -> None:
+    """WAL, synchronous=NORMAL, no memory map, no automatic checkpoint, and no waiting for locks."""
+    database = await opened(layer)
+    expected = {
+        "journal_mode": "wal",
+        "synchronous": 1,
+        "mmap_size": 0,
+        "wal_autocheckpoint": 0,
+        "busy_timeout": 0,
+        "journal_size_limit": module.JOURNAL_LIMIT,
+    }
+    assert {name: database._connection.pragma(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+async def test_private(make_layer: MakeLayer, path: str, tmp_path: Path, umask: int) -> None:
+    """The database and all its companions are their owner's alone, whatever the umask."""
+    before = os.umask(umask)
+    try:
+        await make_layer().send("x", {"type": "x"})
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE(os.stat(tmp_path / name).st_mode) & 0o077 for name in os.listdir(tmp_path)}
+    assert modes == {f"channels.sqlite3{suffix}": 0 for suffix in ("", "-bell", "-shm", "-wal")}
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+async def test_rights_of_an_existing_file(make_layer: MakeLayer, path: str, tmp_path: Path) -> None:
+    """A file that is there keeps its rights, and its companions have the same."""
+    Path(path).touch()
+    os.chmod(path, 0o660)
+    await make_layer().send("x", {"type": "x"})
+    assert {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in os.listdir(tmp_path)} == {0o660}
+    assert len(os.listdir(tmp_path)) == 4
+
+
+# A locked database.
+
+
+async def test_busy_comes_at_once(layer: AIOSQLiteChannelLayer, locker: Locker) -> None:
+    """A statement that meets a lock fails at once, and does not wait on the loop's thread."""
+    database = await opened(layer)
+    locker.lock()
+    before = time.perf_counter()
+    for _ in range(100):
+        with pytest.raises(apsw.BusyError):
+            database.write(store.send, "", "x", None, b"", None, 1_000)
+    assert time.perf_counter() - before < 1.0
+    locker.unlock()
+
+
+class Heart:
+    """A task that beats as long as the loop runs, and knows the longest pause between two beats."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.beats = 0
+        self._task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            self.longest, last = max(self.longest, now - last), now
+            self.beats += 1
+
+    async def beat(self, times: int) -> None:
+        """Wait until it has beaten this often."""
+        enough = self.beats + times
+        await until(lambda: self.beats >= enough)
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+
+@pytest.fixture
+async def heart() -> Any:
+    """A heart that beats during the test."""
+    heart = Heart()
+    yield heart
+    heart.stop()
+
+
+WRITES = {
+    "send": lambda layer: layer.send("x", {"type": "x"}),
+    "group_send": lambda layer: layer.group_send("group", {"type": "x"}),
+    "group_add": lambda layer: layer.group_add("group", "y"),
+    "group_discard": lambda layer: layer.group_discard("group", "x"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_waits_without_blocking(
+    layer: AIOSQLiteChannelLayer, locker: Locker, heart: Heart, write: Callable[[AIOSQLiteChannelLayer], Any]
+) -> None:
+    """While a call waits for the lock the loop goes on, and the call succeeds when the lock is free."""
+    await layer.group_add("group", "x")
+    locker.lock()
+    writing = asyncio.create_task(write(layer))
+    await heart.beat(30)
+    assert not writing.done()
+    locker.unlock()
+    await asyncio.wait_for(writing, PATIENCE)
+    assert heart.longest < 1.0
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_deadline(
+    hasty: AIOSQLiteChannelLayer, locker: Locker, heart: Heart, path: str, write: Callable[[AIOSQLiteChannelLayer], Any]
+) -> None:
+    """At the deadline a call fails with an error that names the file, and has changed nothing."""
+    await hasty.group_add("group", "x")
+    locker.lock()
+    with pytest.raises(DatabaseBusy, match=f"The database {path} was locked by somebody else for 0.1 s"):
+        await write(hasty)
+    locker.unlock()
+    assert heart.beats > 0
+    database = await opened(hasty)
+    assert database.read(lambda execute: execute("SELECT * FROM channels_lite_message", ())) == []
+    members = database.read(lambda execute: execute("SELECT queue FROM channels_lite_membership", ()))
+    assert members == [("x",)]
+
+
+async def test_deadline_from_settings(make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is the timeout in the alias's OPTIONS."""
+    monkeypatch.setitem(settings.DATABASES["channels"], "OPTIONS", {"timeout": 0.05})
+    layer = make_layer(database="channels")
+    await opened(layer)
+    locker = Locker(layer.file())
+    locker.lock()
+    with pytest.raises(DatabaseBusy, match=r"for 0\.05 s"):
+        await layer.send("x", {"type": "x"})
+    locker.connection.close()
+
+
+async def test_flush_and_cleaning_meet_the_deadline(hasty: AIOSQLiteChannelLayer, locker: Locker, heart: Heart) -> None:
+    """What runs beside the loop waits for the lock as long as the others, and then fails like them."""
+    await hasty.send("x", {"type": "x"})
+    await hasty.send("x", {"type": "x"}, expiry=0)
+    locker.lock()
+    for call in (hasty.flush, hasty.clean_expired):
+        with pytest.raises(DatabaseBusy, match=r"for 0\.1 s"):
+            await call()
+    locker.unlock()
+    assert heart.beats > 0
+    assert await hasty.clean_expired() == (1, 0)
+    assert await hasty.receive("x") == {"type": "x"}
+
+
+@pytest.mark.parametrize("specific", [False, True], ids=["normal", "process-specific"])
+async def test_receiver_at_a_locked_database(
+    hasty: AIOSQLiteChannelLayer, locker: Locker, heart: Heart, specific: bool
+) -> None:
+    """A receiver that cannot claim because of a lock goes on trying past every deadline, and blocks nobody."""
+    channel = await hasty.new_channel() if specific else "x"
+    await hasty.send(channel, {"type": "x"})
+    locker.lock()
+    receiving = asyncio.create_task(hasty.receive(channel))
+    await heart.beat(200)
+    assert not receiving.done()
+    locker.unlock()
+    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "x"}
+    assert heart.longest < 1.0
+
+
+async def test_closed_while_a_send_waits(layer: AIOSQLiteChannelLayer, locker: Locker, heart: Heart) -> None:
+    """Closing the layer ends a call that waits for the lock."""
+    locker.lock()
+    sending = asyncio.create_task(layer.send("x", {"type": "x"}))
+    await heart.beat(10)
+    await layer.close()
+    with pytest.raises(LayerClosed):
+        await asyncio.wait_for(sending, PATIENCE)
+    locker.unlock()
+
+
+async def test_threads_take_turns(layer: AIOSQLiteChannelLayer) -> None:
+    """Statements of several threads on the one connection take turns, and each hears of the rows that it inserted."""
+    database = await opened(layer)
+
+    def write() -> list[int]:
+        results = [database.write(store.send, "", "x", None, b"", None, 60_000) for _ in range(50)]
+        return [number for inserted, _ in results for number in inserted]
+
+    ids = await asyncio.gather(asyncio.to_thread(write), asyncio.to_thread(write))
+    assert [len(numbers) for numbers in ids] == [50, 50]
+    assert sorted(ids[0] + ids[1]) == list(range(1, 101))
+
+
+async def test_open_that_fails(make_layer: MakeLayer, path: str) -> None:
+    """Where the bell cannot be made, no attempt leaves a descriptor behind, and later ones can succeed."""
+    os.mkdir(f"{path}-bell")
+    layer = make_layer()
+    for _ in range(3):
+        with pytest.raises(SchemaError, match=r"bell .* cannot be made: Is a directory"):
+            await opened(layer)
+    os.rmdir(f"{path}-bell")
+    await layer.close()
+    assert await opened(layer)
+
+
+async def test_no_database(make_layer: MakeLayer, path: str) -> None:
+    """A file that is no database is an error that names it, every time, and is left as it is."""
+    Path(path).write_text("not a database, and long enough to be taken for one" * 100)
+    layer = make_layer()
+    for _ in range(2):
+        with pytest.raises(SchemaError, match=f"{path} is not a SQLite database"):
+            await opened(layer)
+    assert Path(path).read_text().startswith("not a database")

@@ -1,0 +1,200 @@
+"""What is installed: the wheel, the sdist and an editable install bring the SQL files and a command that works."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import channels_lite
+from channels_lite import schema
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 300.0  # seconds until a build or an install that hangs fails its test
+SCRIPTS = "Scripts" if os.name == "nt" else "bin"
+TOP_LEVEL = {"pyproject.toml", "src", "sql", "tests", "examples", "README.md", "LICENSE", "CHANGELOG.md"}
+NAMES = [step.name for step in schema.steps(ROOT / "sql")]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a program, which must succeed; returns what it prints."""
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def listed(*options: str) -> list[str]:
+    """The files that git knows of; skips the test where this is no git checkout."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    return run("git", "ls-files", "-z", *options, cwd=ROOT).split("\0")[:-1]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout, new files included and ignored ones not."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in listed("--cached", "--others", "--exclude-standard"):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+    return copy
+
+
+def files(folder: Path) -> list[Path]:
+    """The files in a folder, without what Python leaves there when it runs them."""
+    return [file for file in folder.rglob("*") if file.is_file() and file.parent.name != "__pycache__"]
+
+
+class Built(NamedTuple):
+    """What a release consists of."""
+
+    wheel: Path
+    sdist: Path
+
+
+@pytest.fixture(scope="module")
+def built(checkout: Path) -> Built:
+    """The sdist, and the wheel made from it."""
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", cwd=checkout)
+    (wheel,) = (checkout / "dist").glob("*.whl")
+    (sdist,) = (checkout / "dist").glob("*.tar.gz")
+    return Built(wheel, sdist)
+
+
+class Installed(NamedTuple):
+    """An environment with this package in it, and the folder where the package must find its SQL files."""
+
+    scripts: Path
+    sql: Path
+
+
+def environment(folder: Path, *package: str | Path) -> Path:
+    """A fresh virtual environment with a package installed, without the network: dependencies are this one's."""
+    venv.create(folder)
+    python = folder / SCRIPTS / "python"
+    purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (Path(purelib) / "dependencies.pth").write_text("\n".join(here))
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
+    run(*pip, "--ignore-installed", "--no-build-isolation", *package, cwd=folder)
+    return Path(purelib)
+
+
+@pytest.fixture(scope="module")
+def from_wheel(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """An environment with the wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    return Installed(folder / SCRIPTS, environment(folder, built.wheel) / "channels_lite" / "sql")
+
+
+@pytest.fixture(scope="module")
+def editable(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """An environment with the checkout, installed as editable."""
+    folder = tmp_path_factory.mktemp("editable")
+    environment(folder, "-e", checkout)
+    return Installed(folder / SCRIPTS, checkout / "sql")
+
+
+@pytest.fixture(params=["from_wheel", "editable"])
+def installed(request: pytest.FixtureRequest) -> Installed:
+    """Each kind of installation."""
+    found: Installed = request.getfixturevalue(request.param)
+    return found
+
+
+def ask(installed: Installed, code: str, *, cwd: Path) -> str:
+    """Run code in an environment, isolated from this one's folders and variables."""
+    return run(installed.scripts / "python", "-I", "-c", code, cwd=cwd).strip()
+
+
+FOLDER = "from channels_lite import schema; print(schema.folder())"
+STEPS = "from channels_lite import schema; print(*(step.name for step in schema.steps()))"
+DELIVERY = """
+import asyncio
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+async def deliver():
+    layer = AIOSQLiteChannelLayer(path="channels.sqlite3")
+    await layer.send("chat", {"text": "it works"})
+    print((await layer.receive("chat"))["text"])
+    await layer.close()
+asyncio.run(deliver())
+"""
+
+
+def test_installation_finds_its_files(installed: Installed, tmp_path: Path) -> None:
+    """Outside of the checkout, the wheel has its own SQL files; an editable install has those of the checkout."""
+    assert ask(installed, FOLDER, cwd=tmp_path) == str(installed.sql)
+    assert ask(installed, STEPS, cwd=tmp_path).split() == NAMES
+    assert len(NAMES) >= 3
+
+
+def test_installation_has_a_working_command(installed: Installed, tmp_path: Path) -> None:
+    """The command is installed, and makes a database that it finds valid."""
+    command = installed.scripts / "channels-lite-schema"
+    printed = run(command, "apply", "--path", "x.sqlite3", cwd=tmp_path)
+    assert re.findall(r"applied (\w+)", printed) == NAMES
+    assert "as the files make it" in run(command, "validate", "--path", "x.sqlite3", cwd=tmp_path)
+
+
+def test_installation_delivers(installed: Installed, tmp_path: Path) -> None:
+    """The installed layer makes its file and delivers a message."""
+    assert ask(installed, DELIVERY, cwd=tmp_path) == "it works"
+
+
+def test_editable_install_follows_the_checkout(editable: Installed, tmp_path: Path) -> None:
+    """A new SQL file in the checkout is found without installing again."""
+    new = editable.sql / f"{len(NAMES) + 1:04}_new.sql"
+    new.touch()
+    try:
+        assert ask(editable, STEPS, cwd=tmp_path).split() == [*NAMES, new.stem]
+    finally:
+        new.unlink()
+
+
+def test_wheel_has_everything(built: Built, checkout: Path) -> None:
+    """The wheel holds the modules, the mark of being typed and the SQL files, and nothing beside the package."""
+    source = checkout / "src"
+    expected = {str(file.relative_to(source)): file for file in files(source)}
+    expected |= {f"channels_lite/sql/{file.name}": file for file in files(checkout / "sql")}
+    with zipfile.ZipFile(built.wheel) as wheel:
+        held = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == {name: file.read_bytes() for name, file in expected.items()}
+    assert "channels_lite/py.typed" in held
+
+
+def test_sdist_has_everything(built: Built, checkout: Path) -> None:
+    """The sdist holds the SQL files, the sources, the tests and the texts."""
+    with tarfile.open(built.sdist) as sdist:
+        held = {name.partition("/")[2] for name in sdist.getnames()}
+    expected = [file for top in ("sql", "src", "tests") for file in files(checkout / top)]
+    assert {str(file.relative_to(checkout)) for file in expected} <= held
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= held
+
+
+def test_version_has_one_place(built: Built, checkout: Path, from_wheel: Installed, tmp_path: Path) -> None:
+    """The package says its version, and everything else takes it from there."""
+    version = channels_lite.__version__
+    project = (checkout / "pyproject.toml").read_text()
+    assert re.search(r'^dynamic = \["version"\]$', project, re.MULTILINE)
+    assert not re.search(r"^version\s*=", project, re.MULTILINE)
+    with zipfile.ZipFile(built.wheel) as wheel:
+        metadata = wheel.read(f"channels_lite-{version}.dist-info/METADATA").decode()
+    assert re.search(rf"^Version: {re.escape(version)}$", metadata, re.MULTILINE)
+    assert built.sdist.name == f"channels_lite-{version}.tar.gz"
+    assert run(from_wheel.scripts / "channels-lite-schema", "--version", cwd=tmp_path).strip() == version
+
+
+def test_top_level_is_tidy() -> None:
+    """The top level of the repository holds what is listed here, and dotfiles."""
+    names = {name.partition("/")[0] for name in listed()}
+    assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
+    assert {"pyproject.toml", "src", "sql", "README.md", "LICENSE", "CHANGELOG.md"} <= names
