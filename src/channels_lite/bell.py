@@ -4,6 +4,7 @@ Watching the database or its ``-wal`` instead does not work: the ``-wal`` change
 opening and closing SQLite's own files drops the locks it holds on them.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -70,20 +71,20 @@ class KqueueListener:
     how = "kqueue"
 
     def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_EVTONLY", 0))
-        try:
-            self._queue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            os.close(self._file)
-            raise
         self._gone = select.KQ_NOTE_DELETE | select.KQ_NOTE_RENAME  # type: ignore[attr-defined,unused-ignore]
-        event = select.kevent(  # type: ignore[attr-defined,unused-ignore]
-            self._file,
-            filter=select.KQ_FILTER_VNODE,  # type: ignore[attr-defined,unused-ignore]
-            flags=select.KQ_EV_ADD | select.KQ_EV_CLEAR,  # type: ignore[attr-defined,unused-ignore]
-            fflags=select.KQ_NOTE_WRITE | self._gone,  # type: ignore[attr-defined,unused-ignore]
-        )
-        self._queue.control([event], 0, 0)
+        with contextlib.ExitStack() as undo:
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_EVTONLY", 0))
+            undo.callback(os.close, self._file)
+            self._queue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]
+            undo.callback(self._queue.close)
+            event = select.kevent(  # type: ignore[attr-defined,unused-ignore]
+                self._file,
+                filter=select.KQ_FILTER_VNODE,  # type: ignore[attr-defined,unused-ignore]
+                flags=select.KQ_EV_ADD | select.KQ_EV_CLEAR,  # type: ignore[attr-defined,unused-ignore]
+                fflags=select.KQ_NOTE_WRITE | self._gone,  # type: ignore[attr-defined,unused-ignore]
+            )
+            self._queue.control([event], 0, 0)
+            undo.pop_all()
 
     def fileno(self) -> int:
         """The kqueue descriptor."""
@@ -155,13 +156,14 @@ class Bell:
                 return False
         except FileNotFoundError:
             logger.warning("The bell %s was deleted; it is made anew.", self.path)
-        # In this order: a number that was closed may be another file's by the time it is rung.
-        old, self._fd = self._fd, self._open()
-        os.close(old)
+        # Under the same number, without a moment in which it is another file's: a thread may be about to ring it.
+        new = self._open()
+        os.dup2(new, self._fd, inheritable=False)
+        os.close(new)
         return True
 
     def close(self) -> None:
         """Close the file; it stays where it is."""
         if not self._silent:
-            os.close(self._fd)
             self._silent = True
+            os.close(self._fd)

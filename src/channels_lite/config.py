@@ -54,7 +54,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     polling_interval: Seconds | None = 0.1
     """Seconds between looks where there is no bell to hear; None: never look unasked."""
     polling_idle_timeout: Seconds = 1800
-    """Seconds without a waiting receiver after which a loop's watcher is put away."""
+    """Seconds without a waiting receiver after which a loop's watcher is put away; the poll sees to it."""
     pool_size: Annotated[int, Meta(ge=1)] = 10
     """Accepted for the sake of older settings; a process has one connection to the file, whatever this says."""
 
@@ -98,6 +98,8 @@ def _plain(name: str, value: Any) -> Any:
         return {}
     if name == "symmetric_encryption_keys" and isinstance(value, str | bytes):
         raise ConfigError(f"CHANNEL_LAYERS: the option {name!r} is a list of keys, not a single one; write [key].")
+    if name == "symmetric_encryption_keys" and isinstance(value, set | frozenset):
+        raise ConfigError(f"CHANNEL_LAYERS: the option {name!r} is a list of keys, not a set: the first key encrypts.")
     return value
 
 
@@ -202,4 +204,9 @@ def busy_deadline(options: Options) -> float:
     if options.path is not None:
         return BUSY_DEADLINE
     entry = check_alias(options.database or DEFAULT_ALIAS)
-    return float((entry.get("OPTIONS") or {}).get("timeout", BUSY_DEADLINE))
+    timeout = (entry.get("OPTIONS") or {}).get("timeout", BUSY_DEADLINE)
+    try:
+        return float(timeout)
+    except (TypeError, ValueError):
+        alias = options.database or DEFAULT_ALIAS
+        raise ConfigError(f"DATABASES: the alias {alias!r} has the timeout {timeout!r}, which is no number.") from None

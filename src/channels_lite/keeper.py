@@ -92,7 +92,8 @@ class Keeper:
             self._layers.add(layer)
             self._trims = self._trims or trim
             self._interval = min(seconds, self._interval or seconds)
-            self._next_sweep = time.monotonic() + self._interval
+            soonest = time.monotonic() + self._interval
+            self._next_sweep = min(self._next_sweep or soonest, soonest)
             self._news.notify()
 
     def _run(self) -> None:
@@ -140,7 +141,9 @@ class Keeper:
         self._next_sweep = time.monotonic() + (self._interval or 0.0)
         if self._trims:
             _attempt(trim_all, execute)
-        for layer in list(self._layers):
+        with self._news:
+            layers = list(self._layers)
+        for layer in layers:
             _attempt(layer.sweep, execute)
 
 

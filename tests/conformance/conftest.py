@@ -8,10 +8,9 @@ import pytest
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from tests.patience import PATIENCE
 
 Make = Callable[..., BaseChannelLayer]
-
-PATIENCE = 20.0  # seconds until a test that waits for an event fails
 
 
 def pytest_configure(config: pytest.Config) -> None:

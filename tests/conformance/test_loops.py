@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from asgiref.sync import async_to_sync
 
-from tests.conformance.conftest import PATIENCE, soon, waiting
+from tests.conformance.conftest import soon, waiting
+from tests.patience import PATIENCE
 
 
 def test_each_call_in_a_loop_of_its_own(make):

@@ -12,8 +12,8 @@ import pytest
 
 from channels_lite import bell as module
 from channels_lite.bell import Bell, KqueueListener, Listener
+from tests.patience import PATIENCE
 
-PATIENCE = 20.0  # seconds until a test that waits for a ring fails
 MakeBell = Callable[[], Bell]
 Listen = Callable[[Bell], "Ear"]
 

@@ -20,11 +20,11 @@ from channels_lite.codec import Codec
 from channels_lite.drops import Reason
 from channels_lite.errors import ConfigError, InvalidMessage, UndecodableMessage
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from tests.patience import PATIENCE
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
 
 MESSAGE = {"type": "chat.message", "text": "grüße", "data": b"\x00\xff"}
-PATIENCE = 20.0  # seconds until a test that waits for a message fails
 
 
 @pytest.fixture(params=["msgpack", "json"])

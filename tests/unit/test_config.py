@@ -383,3 +383,17 @@ def test_get_channel_layer_of_a_wrong_config() -> None:
     """A wrong CONFIG does not look like no configured layer."""
     with pytest.raises(InvalidChannelLayerError, match="did you mean 'capacity'"):
         get_channel_layer()
+
+
+def test_keys_in_a_set() -> None:
+    """Keys in a set, which has no first one, are refused."""
+    with pytest.raises(InvalidChannelLayerError, match="'symmetric_encryption_keys' is a list of keys, not a set"):
+        AIOSQLiteChannelLayer(path=":memory:", symmetric_encryption_keys={"one", "two"})
+
+
+def test_timeout_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timeout in DATABASES that is no number is an error that names the alias."""
+    entry = {**settings.DATABASES["channels"], "OPTIONS": {"timeout": "soon"}}
+    monkeypatch.setitem(settings.DATABASES, "channels", entry)
+    with pytest.raises(InvalidChannelLayerError, match="'channels' has the timeout 'soon', which is no number"):
+        AIOSQLiteChannelLayer(database="channels")

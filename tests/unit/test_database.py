@@ -18,18 +18,9 @@ from channels_lite import store
 from channels_lite.database import Database, acquire, release
 from channels_lite.errors import DatabaseBusy, LayerClosed, SchemaError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
-
-PATIENCE = 20.0  # seconds until a test that waits for an event fails
+from tests.patience import PATIENCE, until
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come true, and that nobody announces."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def opened(layer: AIOSQLiteChannelLayer) -> Database:

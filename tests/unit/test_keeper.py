@@ -16,8 +16,8 @@ from channels_lite import store
 from channels_lite.keeper import Keeper
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.schema import Execute
+from tests.patience import PATIENCE, until
 
-PATIENCE = 20.0  # seconds until a test that waits for the keeper fails
 NEVER = 3600.0  # seconds between two rounds, where a test asks for its own
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
@@ -71,14 +71,6 @@ def keeper_of(layer: AIOSQLiteChannelLayer) -> Keeper:
 def wait_for(event: threading.Event) -> None:
     """Wait for what happens in the keeper's thread."""
     assert event.wait(PATIENCE)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come true in the database."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

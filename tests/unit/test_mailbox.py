@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from channels_lite.mailbox import Item, Mailboxes, Waiter
+from tests.patience import PATIENCE
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
-PATIENCE = 20.0  # seconds until a test that waits for an event fails
 
 A, B, C = (Item(payload, 0) for payload in (b"a", b"b", b"c"))
 

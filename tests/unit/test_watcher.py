@@ -13,8 +13,8 @@ import pytest
 from channels_lite import bell, watcher
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.watcher import Watcher
+from tests.patience import PATIENCE, until
 
-PATIENCE = 20.0  # seconds until a test that waits for an event fails
 NEVER = 3600.0  # seconds of a poll or a timeout that must not happen in a test
 SOON = 0.01  # seconds of one that must
 
@@ -23,15 +23,6 @@ async def soon(event: asyncio.Event) -> None:
     """Wait for something that must happen, and make ready to wait for it again."""
     await asyncio.wait_for(event.wait(), PATIENCE)
     event.clear()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come true, and that nobody announces."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE
-    while not condition():
-        assert loop.time() < deadline
-        await asyncio.sleep(SOON)
 
 
 def no_room(*arguments: Any) -> Any:
