@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from channels_lite.bell import Listener
@@ -177,3 +178,68 @@ class Watcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class Layer(Protocol):
+    """Whose waiting receivers are to hear."""
+
+    def look(self) -> None:
+        """Look at the database for everybody who waits."""
+
+    def waits(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether anybody waits in this loop."""
+
+
+class Watchers:
+    """The watchers of one layer, one for each loop in which somebody waits. They do not keep the layer alive."""
+
+    def __init__(self, layer: Layer, interval: float | None, idle_timeout: float) -> None:
+        self._layer = weakref.ref(layer)
+        self._interval = interval
+        self._idle_timeout = idle_timeout
+        self._by_loop: dict[asyncio.AbstractEventLoop, Watcher] = {}
+        weakref.finalize(layer, _stop_all, self._by_loop).atexit = False
+
+    def __iter__(self) -> Iterator[Watcher]:
+        return iter(list(self._by_loop.values()))
+
+    def listen(self, source: Source) -> None:
+        """Have a running watcher in the running loop."""
+        loop = asyncio.get_running_loop()
+        watcher = self._by_loop.get(loop)
+        if watcher is None:
+            self._forget_closed_loops()
+            watcher = Watcher(source, self._look, self._wanted, self._interval, self._idle_timeout)
+            self._by_loop[loop] = watcher
+        watcher.start()
+
+    def stop(self) -> None:
+        """Stop them all, each in its own loop."""
+        _stop_all(self._by_loop)
+
+    def abandon(self) -> None:
+        """In a forked child: forget them without touching their loops."""
+        while self._by_loop:
+            self._by_loop.popitem()[1].abandon()
+
+    def _look(self) -> None:
+        layer = self._layer()
+        if layer is not None:
+            layer.look()
+
+    def _wanted(self) -> bool:
+        layer = self._layer()
+        return layer is not None and layer.waits(asyncio.get_running_loop())
+
+    def _forget_closed_loops(self) -> None:
+        for loop in [loop for loop in self._by_loop if loop.is_closed()]:
+            self._by_loop.pop(loop).stop()
+
+
+def _stop_all(by_loop: dict[asyncio.AbstractEventLoop, Watcher]) -> None:
+    while by_loop:
+        loop, watcher = by_loop.popitem()
+        try:
+            loop.call_soon_threadsafe(watcher.stop)
+        except RuntimeError:  # the loop is closed
+            watcher.stop()

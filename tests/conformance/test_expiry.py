@@ -91,28 +91,13 @@ async def trimmed(layer):
         await layer.clean_expired()
 
 
-@pytest.mark.parametrize("specific", [False, True])
-async def test_an_unread_expired_message_ends_the_memberships(make, specific):
-    """A channel on which a message expired unread leaves its groups: its process may be dead."""
+@pytest.mark.parametrize("prefixes", [("one", "other"), ("same", "same"), (None, "other")])
+async def test_an_unread_expired_message_ends_the_memberships(make, prefixes):
+    """A channel on which a message expired unread leaves its groups, its siblings with the same prefix do not."""
     layer = make(expiry=EXPIRY)
-    dead = await layer.new_channel() if specific else "dead"
-    alive = await layer.new_channel("alive")
+    dead, alive = [await layer.new_channel(prefix) if prefix else "normal" for prefix in prefixes]
     await layer.group_add("group", dead)
     await layer.group_add("group", alive)
-    await layer.send(dead, {"type": "unread"})
-    await expire()
-    await trimmed(layer)
-    await layer.group_send("group", {"type": "x"})
-    assert await soon(layer.receive(alive)) == {"type": "x"}
-    assert await is_empty(layer, dead)
-
-
-async def test_siblings_stay_in_their_groups(make):
-    """A process-specific channel that leaves its groups does not drag along those with the same prefix."""
-    layer = make(expiry=EXPIRY)
-    dead, alive = await layer.new_channel(), await layer.new_channel()
-    for channel in (dead, alive):
-        await layer.group_add("group", channel)
     await layer.send(dead, {"type": "unread"})
     await expire()
     await trimmed(layer)

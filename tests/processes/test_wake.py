@@ -24,7 +24,7 @@ async def test_the_bell_alone(make_layer, start):
     await start("echo", "--no-poll")
     for number in range(200):
         assert await ask(layer, number) == number
-    assert [watcher.how for watcher in layer._watchers.values()] == ["inotify"]
+    assert [watcher.how for watcher in layer._watchers] == ["inotify"]
 
 
 async def test_the_poll_alone(make_layer, start, monkeypatch):
@@ -34,7 +34,7 @@ async def test_the_poll_alone(make_layer, start, monkeypatch):
     await start("echo", "--no-bell")
     for number in range(5):
         assert await ask(layer, number) == number
-    assert [watcher.how for watcher in layer._watchers.values()] == ["polling"]
+    assert [watcher.how for watcher in layer._watchers] == ["polling"]
 
 
 @pytest.mark.parametrize("specific", [False, True], ids=["normal", "specific"])

@@ -517,7 +517,7 @@ async def test_layer_renews_its_bell(
     os.unlink(f"{path}-bell")
     await until(lambda: os.path.exists(f"{path}-bell"))
     monkeypatch.setattr(watcher, "BACKSTOP", NEVER)
-    (listening,) = layer._watchers.values()
+    (listening,) = layer._watchers
     loop = asyncio.get_running_loop()
     await until(lambda: listening._timer is not None and listening._timer.when() > loop.time() + NEVER / 2)
     copy_as_a_stranger(path)

@@ -126,7 +126,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             return None
         return None if row is None else Item(*row)
 
-    def _look_everywhere(self) -> None:
+    def look(self) -> None:
         waiting = self._mailboxes.waiting()
         for queue in [queue for queue in waiting if queue.endswith("!")]:
             del waiting[queue]

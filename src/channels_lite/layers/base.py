@@ -23,7 +23,7 @@ from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, Un
 from channels_lite.mailbox import Item, Mailboxes, Waiter
 from channels_lite.schema import Execute
 from channels_lite.store import Claimed
-from channels_lite.watcher import Source, Watcher
+from channels_lite.watcher import Source, Watchers
 
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
 
@@ -51,8 +51,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
         self.drops = Drops()
         self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys, options.expiry)
-        self._watchers: dict[asyncio.AbstractEventLoop, Watcher] = {}
-        weakref.finalize(self, _stop_watchers, self._watchers).atexit = False
+        self._watchers = Watchers(self, options.polling_interval, options.polling_idle_timeout)
         self._begin()
         _layers.add(self)
 
@@ -61,8 +60,6 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self.client_prefix = uuid.uuid4().hex
         self._own = f".{self.client_prefix}!"
         self._mailboxes = Mailboxes()
-        while self._watchers:
-            self._watchers.popitem()[1].abandon()
         self._opening = threading.Lock()
 
     # What the connection brings.
@@ -97,8 +94,8 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """
 
     @abc.abstractmethod
-    def _look_everywhere(self) -> None:
-        """Look for what other processes have sent to anybody who waits here."""
+    def look(self) -> None:
+        """Look for what other processes have sent to anybody who waits here. Called by the watchers."""
 
     @abc.abstractmethod
     def _is_live(self, item: Item) -> bool:
@@ -145,7 +142,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
                 f"The channel {channel} belongs to another process or layer; "
                 f"this one receives from the channels that its own new_channel() made."
             )
-        self._listen(await self._ready())
+        self._watchers.listen(await self._ready())
         attempt = 0
         while True:
             item = await self._next(channel, queue, attempt)
@@ -238,9 +235,13 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
 
     def _stop_waiting(self) -> None:
         self._mailboxes.fail(LayerClosed("The channel layer was closed while receive() was waiting."))
-        _stop_watchers(self._watchers)
+        self._watchers.stop()
 
     # Within the process.
+
+    def waits(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether anybody waits in this loop."""
+        return self._mailboxes.has_waiters(loop)
 
     def hear(self, prefix: str, queue: str) -> bool:
         """Take note of a commit into this queue by this process; whether only this layer can receive it."""
@@ -298,44 +299,6 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
             return None
         return max(0, int(self.get_capacity(channel)) - self._mailboxes.parked(channel))
 
-    def _listen(self, source: Source) -> None:
-        """Have a running watcher in this loop."""
-        loop = asyncio.get_running_loop()
-        watcher = self._watchers.get(loop)
-        if watcher is None:
-            self._forget_closed_loops()
-            watcher = self._watchers[loop] = self._watcher(source)
-        watcher.start()
-
-    def _watcher(self, source: Source) -> Watcher:
-        # Weak: the loop keeps the watcher, and the watcher must not keep the layer.
-        reference = weakref.ref(self)
-
-        def look() -> None:
-            layer = reference()
-            if layer is not None:
-                layer._look_everywhere()
-
-        def wanted() -> bool:
-            layer = reference()
-            return layer is not None and layer._mailboxes.has_waiters(watcher.loop)
-
-        watcher = Watcher(source, look, wanted, self.options.polling_interval, self.options.polling_idle_timeout)
-        return watcher
-
-    def _forget_closed_loops(self) -> None:
-        for loop in [loop for loop in self._watchers if loop.is_closed()]:
-            self._watchers.pop(loop).stop()
-
-
-def _stop_watchers(watchers: dict[asyncio.AbstractEventLoop, Watcher]) -> None:
-    while watchers:
-        loop, watcher = watchers.popitem()
-        try:
-            loop.call_soon_threadsafe(watcher.stop)
-        except RuntimeError:  # the loop is closed
-            watcher.stop()
-
 
 def _seconds(expiry: Any) -> float:
     if isinstance(expiry, bool) or not isinstance(expiry, int | float):
@@ -351,6 +314,7 @@ def _milliseconds(seconds: float) -> int:
 
 def _after_fork() -> None:
     for layer in list(_layers):
+        layer._watchers.abandon()
         layer._begin()
 
 
