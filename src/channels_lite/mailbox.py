@@ -91,9 +91,16 @@ class Mailboxes:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Take a waiter out after it was served."""
+        """Take a waiter out that was given an item, or goes to look because of a hint."""
         with self._lock:
             self._remove(waiter)
+
+    def leave_served(self, waiter: Waiter) -> None:
+        """Take out a waiter that found a message by itself: a hint that came meanwhile is for the next one."""
+        with self._lock:
+            self._remove(waiter)
+            if waiter.woken and waiter.item is None:
+                self._wake(waiter.channel, 1)
 
     def abandon(self, waiter: Waiter) -> None:
         """Take out a waiter that was cancelled: its item, or the hint that woke it, goes to the next one."""

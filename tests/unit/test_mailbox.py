@@ -417,3 +417,22 @@ def test_many_from_many_threads(boxes: Mailboxes, two_loops: tuple[LoopThread, L
     everything = [payload for payloads in received for payload in payloads]
     assert len(everything) == len(set(everything)) == 2 * number
     assert is_empty(boxes)
+
+
+async def test_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
+    """A receiver that found a message by itself gives a hint on that came meanwhile: it is for another message."""
+    finder, other = boxes.wait("x", "x"), boxes.wait("x", "x")
+    boxes.wake("x")
+    assert finder.woken
+    boxes.leave_served(finder)
+    assert await served(boxes, other) is None
+    assert is_empty(boxes)
+
+
+async def test_no_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
+    """A receiver that found a message by itself wakes nobody when no hint came."""
+    finder, other = boxes.wait("x", "x"), boxes.wait("x", "x")
+    boxes.leave_served(finder)
+    assert not other.woken
+    boxes.leave(other)
+    assert is_empty(boxes)

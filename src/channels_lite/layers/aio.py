@@ -115,7 +115,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
     def _look(self, waiter: Waiter, attempt: int) -> Item | None:
         if waiter.queue.endswith("!"):
             if self._mailboxes.is_first(waiter):
-                self._collect(waiter.queue)
+                self._collect(waiter.queue, loop=waiter.loop)
             return None
         if self._database is None:
             return None
@@ -137,15 +137,16 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             for channel, count in found.items():
                 self._mailboxes.wake(channel, count)
 
-    def _collect(self, queue: str, attempt: int = 0) -> None:
-        loop = self._mailboxes.loop_waiting_on(queue)
-        if loop is None or self._database is None:
+    def _collect(self, queue: str, attempt: int = 0, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """``loop``: where to try again while the database is locked; any in which somebody waits when left out."""
+        waiting = self._mailboxes.loop_waiting_on(queue)
+        if waiting is None or self._database is None:
             return
         try:
             while self._database.read(self._claim_and_deliver, queue) == store.CLAIM_BATCH:
                 pass
         except apsw.BusyError:
-            _call_later(loop, _pause(attempt), self._collect, queue, attempt + 1)
+            _call_later(loop or waiting, _pause(attempt), self._collect, queue, attempt + 1, loop)
 
     def _claim_and_deliver(self, execute: Execute, queue: str) -> int:
         # Under the database's lock until all is delivered: another thread's later claim must not overtake.

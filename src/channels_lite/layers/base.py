@@ -156,15 +156,18 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         mailboxes = self._mailboxes
         waiter = mailboxes.wait(channel, queue)  # register, then look
         try:
-            item = waiter.item or self._look(waiter, attempt)
-            if item is None:
+            found = None if waiter.item else self._look(waiter, attempt)
+            if found is None:
                 await waiter.future
-                item = waiter.item
         except BaseException:
             mailboxes.abandon(waiter)
             raise
         # From the claim to the caller, nothing is awaited.
+        if found is not None:
+            mailboxes.leave_served(waiter)
+            return found
         mailboxes.leave(waiter)
+        item = waiter.item
         if waiter.parked and item is not None and not self._is_live(item):
             self._expired(channel)
             return None
