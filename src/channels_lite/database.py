@@ -1,7 +1,6 @@
 """The apsw connection: one for each file and process, shared by all its layers, loops and threads."""
 
 import atexit
-import ctypes
 import os
 import threading
 import weakref
@@ -14,7 +13,8 @@ from channels_lite import schema, store
 from channels_lite.bell import Bell, Listener
 from channels_lite.config import MEMORY
 from channels_lite.errors import SchemaError
-from channels_lite.keeper import JOURNAL_LIMIT, Keeper
+from channels_lite.keeper import JOURNAL_LIMIT, Keeper, close_quickly, open_connection
+from channels_lite.schema import Execute
 
 T = TypeVar("T")
 
@@ -30,13 +30,18 @@ class Database:
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
         self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
         self._layers: tuple[weakref.ref[Any], ...] = ()  # replaced, never changed: read without a lock
-        self._connection = _connect(path)
-        self._connection.set_update_hook(self._updated)
-        self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
+        self._aside = threading.Lock()  # held while a job has a connection of its own
+        self._generation = 0  # of the connection: a new one counts its data_version anew
+        self._connect()
         self.bell = None if self.in_memory else self._hang_bell()
         self.keeper = Keeper(path, self._execute_alone if self.in_memory else None)
         self._connection.set_wal_hook(self._committed)
         self.keeper.start()
+
+    def _connect(self) -> None:
+        self._connection = _connect(self.path)
+        self._connection.set_update_hook(self._updated)
+        self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
 
     def _hang_bell(self) -> Bell:
         try:
@@ -110,8 +115,8 @@ class Database:
             self.bell.ring()
 
     def version(self) -> int:
-        """PRAGMA data_version: changes when another connection has committed."""
-        return self.read(store.data_version)
+        """PRAGMA data_version, made unique over reconnections: changes when another connection has committed."""
+        return self._generation << 32 | self.read(store.data_version)
 
     def listen(self) -> Listener | None:
         """A new listener for the bell."""
@@ -130,13 +135,42 @@ class Database:
             if self.bell is not None:
                 self.bell.close()
 
-    def abandon(self) -> None:
-        """In a forked child: let go without closing, and for good.
+    def run_aside(self, job: Callable[[Execute], T], lock_wait: float) -> T:
+        """Run a long job on a connection of its own, which waits up to ``lock_wait`` seconds for a lock."""
+        with self._aside:
+            connection = open_connection(self.path)
+            try:
+                connection.set_busy_timeout(round(lock_wait * 1000))
+                return job(schema.executor(connection))
+            finally:
+                connection.close()
 
-        The connection belongs to the parent. Closing it here could checkpoint behind the parent's back, and so could
-        its destructor at interpreter exit; one reference more than Python knows of keeps that from running.
+    def suspend(self) -> None:
+        """Before a fork: wait until no thread is inside SQLite, and close every connection to the file.
+
+        A child inherits what SQLite keeps for each open file of the process, and believes to hold the parent's locks,
+        which the system does not give it. The parent could then remove the -wal while the child is writing to it.
         """
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        self._aside.acquire()
+        self.keeper.suspend()
+        self._lock.acquire()
+        if not self.in_memory:
+            close_quickly(self._connection)
+
+    def resume(self) -> None:
+        """After a fork, in the parent: open the connection again."""
+        try:
+            if not self.in_memory:
+                self._generation += 1
+                self._connect()
+                self._connection.set_wal_hook(self._committed)
+        finally:
+            self._lock.release()
+            self.keeper.resume()
+            self._aside.release()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: everything here is the parent's."""
         if self.bell is not None:
             self.bell.close()
 
@@ -162,6 +196,7 @@ def _connect(path: str) -> apsw.Connection:
 
 
 _open: dict[tuple[int, int], Database] = {}  # device and inode -> the open database
+_databases: set[Database] = set()  # all of them, those in memory too
 _opening = threading.Lock()
 
 
@@ -176,6 +211,7 @@ def acquire(path: str, layer: object) -> Database:
         database = None if path == MEMORY else _open.get(_identity(path))
         if database is None:
             database = Database(path)
+            _databases.add(database)
             if path != MEMORY:
                 _open[_identity(path)] = database
         database.enlist(layer)
@@ -186,7 +222,7 @@ def acquire(path: str, layer: object) -> Database:
 def release(database: Database, layer: object | None) -> None:
     """Take back what ``acquire`` gave; the last layer closes the database. Not for a loop's thread."""
     with _opening:
-        if database.dismiss(layer) and (database.in_memory or database in _open.values()):
+        if database.dismiss(layer) and database in _databases:
             _forget(database)
             database.close()
 
@@ -197,6 +233,7 @@ def _close_unused(database: Database) -> None:
 
 
 def _forget(database: Database) -> None:
+    _databases.discard(database)
     for key in [key for key, other in _open.items() if other is database]:
         del _open[key]
 
@@ -211,18 +248,32 @@ def _identity(path: str) -> tuple[int, int]:
 
 def _close_all() -> None:
     with _opening:
-        while _open:
-            _open.popitem()[1].close()
+        _open.clear()
+        while _databases:
+            _databases.pop().close()
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    _opening.acquire()
+    for database in _databases:
+        database.suspend()
+
+
+def _after_fork_in_parent() -> None:
+    for database in _databases:
+        database.resume()
+    _opening.release()
+
+
+def _after_fork_in_child() -> None:
     global _opening
     _opening = threading.Lock()
-    for database in _open.values():
+    for database in _databases:
         database.abandon()
+    _databases.clear()
     _open.clear()
 
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

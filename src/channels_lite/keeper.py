@@ -37,6 +37,12 @@ def open_connection(path: str) -> apsw.Connection:
     return connection
 
 
+def close_quickly(connection: apsw.Connection) -> None:
+    """Close without the checkpoint that the last connection to a database would make."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.close()
+
+
 class Keeper:
     """Runs in a daemon thread from ``start`` to ``stop``; its methods may be called from any thread.
 
@@ -55,6 +61,8 @@ class Keeper:
         self._threshold = CHECKPOINT_PAGES
         self._stopping = False
         self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._connection: apsw.Connection | None = None
+        self._working = threading.Lock()  # held while the connection is in use
         self._thread = threading.Thread(target=self._run, name=f"channels_lite keeper of {path}", daemon=True)
 
     def start(self) -> None:
@@ -96,19 +104,31 @@ class Keeper:
             self._next_sweep = min(self._next_sweep or soonest, soonest)
             self._news.notify()
 
+    def suspend(self) -> None:
+        """Before a fork: have no connection, and get none until ``resume``."""
+        self._working.acquire()
+        if self._connection is not None:
+            close_quickly(self._connection)
+            self._connection = None
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        self._working.release()
+
     def _run(self) -> None:
-        connection: apsw.Connection | None = None
         while self._wait():
             try:
-                if self._shared is None and connection is None:
-                    connection = open_connection(self.path)
-                self._round(connection)
+                with self._working:
+                    if self._shared is None and self._connection is None:
+                        self._connection = open_connection(self.path)
+                    self._round(self._connection)
             except Exception:
                 logger.exception("The keeper of %s cannot work; the next try is in %g s.", self.path, RETRY_PAUSE)
                 if self._stopped_within(RETRY_PAUSE):
                     break
-        if connection is not None:
-            connection.close()
+        with self._working:
+            if self._connection is not None:
+                self._connection.close()
 
     def _wait(self) -> bool:
         """Wait for something to do; False when the keeper is to stop and everything asked for is done."""

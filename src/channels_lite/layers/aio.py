@@ -12,10 +12,10 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels_lite import config, store
 from channels_lite.database import Database, acquire, release
 from channels_lite.errors import DatabaseBusy, LayerClosed
-from channels_lite.keeper import open_connection, trim_all
+from channels_lite.keeper import trim_all
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.mailbox import Item, Waiter
-from channels_lite.schema import Execute, executor
+from channels_lite.schema import Execute
 
 BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
 BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has tried often
@@ -168,17 +168,12 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
         database = await self._ready()
         if database.in_memory:
             return database.read(job)
-        return await asyncio.to_thread(self._on_own_connection, database.path, job)
-
-    def _on_own_connection(self, path: str, job: Callable[[Execute], Any]) -> Any:
-        connection = open_connection(path)
         try:
-            connection.set_busy_timeout(round(self._deadline * 1000))
-            return job(executor(connection))
+            return await asyncio.to_thread(database.run_aside, job, self._deadline)
         except apsw.BusyError:
-            raise DatabaseBusy(f"The database {path} was locked by somebody else for {self._deadline:g} s.") from None
-        finally:
-            connection.close()
+            raise DatabaseBusy(
+                f"The database {database.path} was locked by somebody else for {self._deadline:g} s."
+            ) from None
 
     async def clean_expired(self) -> tuple[int, int]:
         """Remove what has expired, of every layer in the file: how many messages and memberships there were."""
