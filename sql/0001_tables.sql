@@ -36,12 +36,13 @@ CREATE INDEX channels_lite_message_order ON channels_lite_message (prefix, queue
 CREATE INDEX channels_lite_message_expiry ON channels_lite_message (prefix, queue, expires_at);
 
 -- A member's channel is queue || local. Clustered by group and queue: group_send reads one range, already in the
--- order it groups by.
+-- order it groups by. Its names are checked: group_send puts them together, and one that is no text would fail it.
 CREATE TABLE channels_lite_membership (
     prefix     TEXT NOT NULL,
     group_name TEXT NOT NULL,
-    queue      TEXT NOT NULL CHECK (queue <> ''),
-    local      TEXT NOT NULL, -- '' for a normal channel
+    queue      TEXT NOT NULL CHECK (queue <> '' AND queue NOT GLOB '*[^-A-Za-z0-9_.!]*'),
+    local      TEXT NOT NULL CHECK (local NOT GLOB '*[^-A-Za-z0-9_.]*'), -- '' for a normal channel
+    joined_at  INTEGER NOT NULL,                                         -- the last group_add
     expires_at INTEGER NOT NULL,
     PRIMARY KEY (prefix, group_name, queue, local)
 ) STRICT, WITHOUT ROWID;

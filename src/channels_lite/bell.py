@@ -137,6 +137,8 @@ class Bell:
         if self._silent:
             return
         try:
+            if os.fstat(self._fd).st_nlink == 0:  # deleted: the others listen to a new one
+                self.renew()
             os.pwrite(self._fd, b"\0", 0)
         except OSError as error:
             logger.warning("The bell %s cannot be rung: %s. Other processes hear by polling.", self.path, error)

@@ -33,7 +33,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Alias in DATABASES. ``default`` stands for a companion file beside that database."""
     path: Name | None = None
     """A file, or ``:memory:``, instead of an alias."""
-    prefix: Annotated[str, Meta(max_length=100)] = ""
+    prefix: Annotated[str, Meta(max_length=100, pattern=r"^[\x20-\x7e]*$")] = ""
     """Layers with different prefixes share a file without seeing each other."""
     expiry: Seconds = 60
     """Seconds after which an unread message is gone."""
@@ -94,6 +94,8 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
 def _plain(name: str, value: Any) -> Any:
     if name == "path" and isinstance(value, os.PathLike):
         return os.fspath(value)
+    if name == "database" and isinstance(value, os.PathLike):
+        raise ConfigError(f"CHANNEL_LAYERS: the option {name!r} is an alias in DATABASES; for a file, use 'path'.")
     if name == "channel_capacity" and value is None:
         return {}
     if name == "symmetric_encryption_keys" and isinstance(value, str | bytes):
@@ -105,7 +107,7 @@ def _plain(name: str, value: Any) -> Any:
 
 def _readable(error: msgspec.ValidationError) -> str:
     """Turn msgspec's "Expected `int`, got `str` - at `$.capacity`" into words that name the option."""
-    what, _, where = str(error).partition(" - at `$.")
+    what, _, where = str(error).replace("null", "None").replace("`object`", "`dict`").partition(" - at `$.")
     return f"the option {where.rstrip('`')!r}: {what[:1].lower()}{what[1:]}".replace("`", "")
 
 
@@ -126,7 +128,8 @@ def _check_keys(keys: list[Any] | None) -> None:
 def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
     """Compile the option ``channel_capacity``: globs become patterns, patterns stay as they are."""
     rules = []
-    for pattern, capacity in channel_capacity.items():
+    for key, capacity in channel_capacity.items():
+        pattern = key
         if isinstance(pattern, str):
             pattern = re.compile(fnmatch.translate(pattern))
         elif not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
@@ -136,7 +139,7 @@ def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
             )
         if type(capacity) is not int or not 0 <= capacity <= MOST:
             raise ConfigError(
-                f"CHANNEL_LAYERS: the option 'channel_capacity' gives {pattern.pattern!r} the capacity {capacity!r}; "
+                f"CHANNEL_LAYERS: the option 'channel_capacity' gives {key!r} the capacity {capacity!r}; "
                 f"a capacity is a whole number from 0 to {MOST}."
             )
         rules.append((pattern, capacity))
@@ -152,14 +155,14 @@ def check_alias(alias: str, where: str = "CHANNEL_LAYERS: the option 'database' 
     if alias not in databases:
         raise ConfigError(
             f"{where} {alias!r}, which is not in DATABASES "
-            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or give the path of a file."
+            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or use the option 'path' for a file."
         )
     entry: Mapping[str, Any] = databases[alias]
     engine = str(entry.get("ENGINE", ""))
     if not engine.endswith(("sqlite3", "spatialite")):
         raise ConfigError(
             f"{where} {alias!r}, whose ENGINE is {engine!r}; "
-            "a SQLite database is needed: add an alias of its own, or give the path of a file."
+            "a SQLite database is needed: add an alias of its own, or use the option 'path' for a file."
         )
     return entry
 

@@ -12,7 +12,7 @@ import apsw
 from channels_lite import schema, store
 from channels_lite.bell import Bell, Listener
 from channels_lite.config import MEMORY
-from channels_lite.errors import SchemaError
+from channels_lite.errors import LayerClosed, SchemaError
 from channels_lite.keeper import JOURNAL_LIMIT, Keeper, close_quickly, open_connection
 from channels_lite.schema import Execute
 
@@ -29,6 +29,7 @@ class Database:
         self._inserted: list[int] = []  # what the update hook heard since the write began
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
         self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
+        self._forgotten: dict[int, weakref.finalize[..., Any]] = {}
         self._layers: tuple[weakref.ref[Any], ...] = ()  # replaced, never changed: read without a lock
         self._aside = threading.Lock()  # held while a job has a connection of its own
         self._generation = 0  # of the connection: a new one counts its data_version anew
@@ -70,17 +71,25 @@ class Database:
         self._rules[id(layer)] = weakref.WeakMethod(rules)
 
     def enlist(self, layer: object) -> None:
-        """Let a layer hear what is announced."""
+        """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too."""
         self._layers = (*self._layers, weakref.ref(layer))
+        self._forgotten[id(layer)] = finalizer = weakref.finalize(layer, _close_unused, self)
+        finalizer.atexit = False
 
     def dismiss(self, layer: object | None) -> bool:
         """Forget a layer, and those that are gone; whether none is left."""
+        if layer is not None and id(layer) in self._forgotten:
+            self._forgotten.pop(id(layer)).detach()
+        self._forgotten = {number: finalizer for number, finalizer in self._forgotten.items() if finalizer.alive}
         self._layers = tuple(ref for ref in self._layers if ref() is not None and ref() is not layer)
         self._rules = {number: rules for number, rules in self._rules.items() if rules() is not None}
         return not self._layers
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        return self._connection.execute(sql, parameters).fetchall()
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except apsw.ConnectionClosedError:
+            raise LayerClosed("The channel layer was closed while this call was waiting.") from None
 
     def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._lock:
@@ -113,6 +122,13 @@ class Database:
             foreign = foreign or not own
         if foreign and self.bell is not None:
             self.bell.ring()
+
+    def forget(self, prefix: str) -> None:
+        """Let all layers of this process throw away what is parked under this prefix."""
+        for reference in self._layers:
+            layer = reference()
+            if layer is not None:
+                layer.forget(prefix)
 
     def version(self) -> int:
         """PRAGMA data_version, made unique over reconnections: changes when another connection has committed."""
@@ -215,7 +231,6 @@ def acquire(path: str, layer: object) -> Database:
             if path != MEMORY:
                 _open[_identity(path)] = database
         database.enlist(layer)
-        weakref.finalize(layer, _close_unused, database).atexit = False
         return database
 
 

@@ -235,14 +235,17 @@ def connect(path: str, *, create_file: bool = True) -> apsw.Connection:
         _switch_to_wal(connection)
         return connection
     except OSError as error:
-        raise SchemaError(f"The database {path} cannot be created: {error.strerror}.") from error
+        raise SchemaError(
+            f"The database {path} cannot be created: {error.strerror}. "
+            "Its folder must be there, and writable for the user who runs this."
+        ) from error
     except apsw.Error as error:
         raise SchemaError(_reason(path, error)) from error
 
 
 def _read_only(path: str) -> apsw.Connection:
     if not os.path.exists(path):
-        raise SchemaError(f"There is no database at {path}.")
+        raise SchemaError(f"There is no database at {path}; it is made at first use, or by apply.")
     # Not SQLITE_OPEN_READONLY: such a connection makes a -wal and a -shm, and cannot remove them when it closes.
     connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(LOCK_WAIT_MS)

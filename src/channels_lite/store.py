@@ -43,11 +43,12 @@ SELECT max(id) FROM (
 )
 """
 
+# The targets as bytes: a stranger's may be no text, and turning them into str would fail after the rows are gone.
 # "id IN (SELECT … LIMIT …)" in one statement takes twice as long as these two together.
 _CLAIM_UP_TO = """
 DELETE FROM channels_lite_message
 WHERE prefix = ? AND queue = ? AND id <= ? AND +expires_at > (SELECT now FROM channels_lite_clock)
-RETURNING id, targets, payload, expires_at
+RETURNING id, CAST(targets AS BLOB), payload, expires_at
 """
 
 _HAS_LIVE = "SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = ? LIMIT 1"
@@ -61,14 +62,14 @@ SELECT value, (SELECT count(*) FROM (
 """
 
 _ADD = """
-INSERT INTO channels_lite_membership (prefix, group_name, queue, local, expires_at)
-VALUES (?, ?, ?, ?, (SELECT now FROM channels_lite_clock) + ?)
-ON CONFLICT DO UPDATE SET expires_at = excluded.expires_at
+INSERT INTO channels_lite_membership (prefix, group_name, queue, local, joined_at, expires_at)
+SELECT ?, ?, ?, ?, now, now + ? FROM channels_lite_clock WHERE true
+ON CONFLICT DO UPDATE SET joined_at = excluded.joined_at, expires_at = excluded.expires_at
 """
 
 _DISCARD = "DELETE FROM channels_lite_membership WHERE prefix = ? AND group_name = ? AND queue = ? AND local = ?"
 
-_EVICT = "DELETE FROM channels_lite_membership WHERE prefix = ? AND queue = ? AND local = ?"
+_EVICT = "DELETE FROM channels_lite_membership WHERE prefix = ? AND queue = ? AND local = ? AND joined_at <= ?"
 
 _EXPIRED_MESSAGE_IDS = """
 SELECT m.id
@@ -90,7 +91,7 @@ class Claimed(NamedTuple):
     """A row that was taken out of a process-specific queue."""
 
     id: int
-    targets: str | None
+    targets: bytes | None
     payload: bytes
     expires_at: int
 
@@ -171,9 +172,9 @@ def group_discard(execute: Execute, prefix: str, group: str, queue: str, local: 
     execute(_DISCARD, (prefix, group, queue, local))
 
 
-def evict(execute: Execute, prefix: str, queue: str, local: str) -> None:
-    """Take a channel out of all its groups."""
-    execute(_EVICT, (prefix, queue, local))
+def evict(execute: Execute, prefix: str, queue: str, local: str, expires_at: int) -> None:
+    """Take a channel on which a message expired unread out of the groups that it was in by then."""
+    execute(_EVICT, (prefix, queue, local, expires_at))
 
 
 def trim(execute: Execute) -> tuple[int, int]:
@@ -193,7 +194,7 @@ def trim(execute: Execute) -> tuple[int, int]:
 def flush(execute: Execute, prefix: str) -> None:
     """Remove every message and membership of this prefix that is there at the start.
 
-    In batches in the order of id, so that other writers get their turn; what is sent meanwhile gets a higher id.
+    In batches in the order of id, so that other writers get their turn. What is sent meanwhile may go too.
     """
     execute("DELETE FROM channels_lite_membership WHERE prefix = ?", (prefix,))
     last = execute("SELECT max(id) FROM channels_lite_message WHERE prefix = ?", (prefix,))[0][0]

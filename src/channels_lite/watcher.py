@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from channels_lite.bell import Listener
+from channels_lite.errors import LayerClosed
 
 logger = logging.getLogger("channels_lite.watcher")
 
@@ -18,6 +19,7 @@ class Source(Protocol):
     """What is listened to."""
 
     path: str
+    in_memory: bool
 
     def version(self) -> int:
         """A number that changes when another connection has committed."""
@@ -113,6 +115,8 @@ class Watcher:
     def _guard(self, step: Callable[[], None]) -> None:
         try:
             step()
+        except LayerClosed:
+            self.stop()
         except Exception:
             logger.exception("The watcher of %s failed; it starts again in %g s.", self._source.path, RESTART_PAUSE)
             self.stop()
@@ -122,6 +126,8 @@ class Watcher:
         try:
             self.start()
             self._look()
+        except LayerClosed:
+            self.stop()
         except Exception:
             logger.exception(
                 "The watcher of %s cannot start; the next try is in %g s.", self._source.path, RESTART_PAUSE
@@ -167,7 +173,7 @@ class Watcher:
             self._look()
 
     def abandon(self) -> None:
-        """In a forked child: give the descriptors back without touching the loop, which is the parent's."""
+        """Give the descriptors back without touching the loop."""
         if self._listener is not None:
             self._listener.close()
 
@@ -204,7 +210,9 @@ class Watchers:
         return iter(list(self._by_loop.values()))
 
     def listen(self, source: Source) -> None:
-        """Have a running watcher in the running loop."""
+        """Have a running watcher in the running loop; nobody else can reach a database in memory."""
+        if source.in_memory:
+            return
         loop = asyncio.get_running_loop()
         watcher = self._by_loop.get(loop)
         if watcher is None:
@@ -218,7 +226,7 @@ class Watchers:
         _stop_all(self._by_loop)
 
     def abandon(self) -> None:
-        """In a forked child: forget them without touching their loops."""
+        """Forget them without touching their loops, which are a parent's or have ended."""
         while self._by_loop:
             self._by_loop.popitem()[1].abandon()
 

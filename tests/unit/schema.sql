@@ -26,8 +26,9 @@ WHERE +expires_at > CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS I
 CREATE TABLE channels_lite_membership (
     prefix     TEXT NOT NULL,
     group_name TEXT NOT NULL,
-    queue      TEXT NOT NULL CHECK (queue <> ''),
-    local      TEXT NOT NULL, -- '' for a normal channel
+    queue      TEXT NOT NULL CHECK (queue <> '' AND queue NOT GLOB '*[^-A-Za-z0-9_.!]*'),
+    local      TEXT NOT NULL CHECK (local NOT GLOB '*[^-A-Za-z0-9_.]*'), -- '' for a normal channel
+    joined_at  INTEGER NOT NULL,                                         -- the last group_add
     expires_at INTEGER NOT NULL,
     PRIMARY KEY (prefix, group_name, queue, local)
 ) STRICT, WITHOUT ROWID;
@@ -71,6 +72,7 @@ BEGIN
     DELETE FROM channels_lite_membership
     WHERE prefix = OLD.prefix
       AND queue = OLD.queue
+      AND joined_at <= OLD.expires_at
       AND local IN (SELECT value FROM json_each(coalesce(OLD.targets, '[""]')));
 END;
 

@@ -1,7 +1,10 @@
 """What is particular to the apsw layer: rows, transactions, threads."""
 
 import asyncio
+import gc
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +13,10 @@ import pytest
 
 from channels_lite import schema
 from channels_lite.database import Database
+from channels_lite.drops import Reason
+from channels_lite.errors import LayerClosed
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from tests.patience import PATIENCE
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
 
@@ -106,3 +112,69 @@ async def test_threads(layer: AIOSQLiteChannelLayer, threads: dict[str, set[thre
     assert threads["connect"]
     assert threads["close"]
     assert here not in threads["connect"] | threads["close"]
+
+
+async def test_targets_that_are_no_text(layer: AIOSQLiteChannelLayer, path: str) -> None:
+    """A stranger's row whose targets are not even UTF-8 is skipped, and harms none of the messages claimed with it."""
+    channel = await layer.new_channel()
+    for number in range(10):
+        await layer.send(channel, {"type": "x", "number": number})
+    stranger = apsw.Connection(path)
+    stranger.execute(
+        "INSERT INTO channels_lite_message (prefix, queue, targets, payload, expires_at) "
+        "VALUES ('', ?, CAST(x'5b22ff225d' AS TEXT), x'80', 9999999999999)",
+        (channel.partition("!")[0] + "!",),
+    )
+    stranger.close()
+    assert [(await layer.receive(channel))["number"] for _ in range(10)] == list(range(10))
+    assert layer.drops.by_reason == {Reason.NO_TARGET: 1}
+
+
+async def test_closing_while_it_opens(make_layer: MakeLayer) -> None:
+    """A receive() that is opening the database when the layer is closed ends, however far it has got."""
+    for steps in range(8):
+        layer = make_layer()
+        receiving = asyncio.ensure_future(layer.receive("jobs"))
+        await asyncio.sleep(0)  # it has begun
+        for _ in range(steps):
+            await asyncio.sleep(0.002)
+        await layer.close()
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(receiving, PATIENCE)
+
+
+async def test_a_sender_that_hears_nothing_rings_the_right_bell(make_layer: MakeLayer, path: str) -> None:
+    """A process that only sends notices that the bell was deleted, and rings the one that the others listen to."""
+    layer = make_layer()
+    await layer.send("jobs", {"type": "x"})
+    os.unlink(f"{path}-bell")
+    await layer.send("jobs", {"type": "x"})
+    bell = layer._database.bell if layer._database else None
+    assert bell is not None
+    assert os.path.samestat(os.stat(f"{path}-bell"), os.fstat(bell._fd))
+
+
+async def test_flush_by_another_layer(make_layer: MakeLayer) -> None:
+    """What is parked in this process goes too when another of its layers flushes the same prefix."""
+    layer, other, apart = make_layer(), make_layer(), make_layer(prefix="apart")
+    for one in (layer, apart):
+        slow, quick = await one.new_channel(), await one.new_channel()
+        await one.send(slow, {"type": "parked"})
+        await one.send(quick, {"type": "x"})
+        await one.receive(quick)
+        assert one._mailboxes.parked(slow) == 1
+    await other.flush()
+    assert not layer._mailboxes.oldest()
+    assert apart._mailboxes.oldest()
+
+
+async def test_opening_again_and_again(layer: AIOSQLiteChannelLayer) -> None:
+    """Nothing is kept of the databases that a layer had open before."""
+    opened = weakref.WeakSet[Database]()
+    for _ in range(5):
+        await layer.send("jobs", {"type": "x"})
+        assert layer._database is not None
+        opened.add(layer._database)
+        await layer.close()
+    gc.collect()
+    assert not opened

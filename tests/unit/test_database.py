@@ -34,7 +34,7 @@ def is_closed(database: Database) -> bool:
     """Whether nothing is left open of a database."""
     try:
         database.read(store.data_version)
-    except apsw.ConnectionClosedError:
+    except LayerClosed:
         return not database.keeper._thread.is_alive() and database not in module._open.values()
     return False
 
@@ -309,7 +309,7 @@ async def test_deadline_from_settings(make_layer: MakeLayer, monkeypatch: pytest
 async def test_flush_and_cleaning_meet_the_deadline(hasty: AIOSQLiteChannelLayer, locker: Locker, heart: Heart) -> None:
     """What runs beside the loop waits for the lock as long as the others, and then fails like them."""
     await hasty.send("x", {"type": "x"})
-    await hasty.send("x", {"type": "x"}, expiry=0)
+    await hasty.send("x", {"type": "x"}, expiry=0.001)
     locker.lock()
     for call in (hasty.flush, hasty.clean_expired):
         with pytest.raises(DatabaseBusy, match=r"for 0\.1 s"):

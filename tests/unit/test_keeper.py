@@ -164,8 +164,8 @@ def fill_with_expired(other: Other, number: int) -> None:
     )
     other.run(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?) "
-        "INSERT INTO channels_lite_membership (prefix, group_name, queue, local, expires_at) "
-        "SELECT 'p', 'g', 'member' || n, '', 1 FROM n",
+        "INSERT INTO channels_lite_membership (prefix, group_name, queue, local, joined_at, expires_at) "
+        "SELECT 'p', 'g', 'member' || n, '', 0, 1 FROM n",
         number,
     )
 
@@ -197,7 +197,7 @@ async def test_trim_takes_channels_out_of_groups(ready: AIOSQLiteChannelLayer, o
     """A message that the keeper finds expired and unread takes its channel out of its groups."""
     await ready.group_add("g", "x")
     await ready.group_add("g", "y")
-    await ready.send("x", {"type": "x"}, expiry=0)
+    await ready.send("x", {"type": "x"}, expiry=0.001)
     keeper.look_after(ready, 0.001, trim=True)
     await until(lambda: other.run("SELECT queue FROM channels_lite_membership") == [("y",)])
 
@@ -299,9 +299,9 @@ async def test_job_at_a_locked_database(
     """A job that met a locked database for too long is done in a later round; it is not forgotten."""
     monkeypatch.setattr(module, "LOCK_WAIT_MS", 10)
     caplog.set_level(logging.DEBUG, "channels_lite.keeper")
-    other.run("INSERT INTO channels_lite_membership VALUES ('', 'g', 'x', '', 1)")
+    other.run("INSERT INTO channels_lite_membership VALUES ('', 'g', 'x', '', 0, 1)")
     other.run("BEGIN IMMEDIATE")
-    keeper.ask(lambda execute: store.evict(execute, "", "x", ""))
+    keeper.ask(lambda execute: store.evict(execute, "", "x", "", 1))
     await until(lambda: "busy" in caplog.text)
     other.run("ROLLBACK")
     keeper.ask(lambda execute: None)
@@ -377,7 +377,7 @@ def test_database_that_cannot_be_opened(tmp_path: Any, monkeypatch: pytest.Monke
 async def test_memory() -> None:
     """A database in memory is trimmed by its keeper too, on its only connection."""
     layer = AIOSQLiteChannelLayer(path=":memory:")
-    await layer.send("x", {"type": "x"}, expiry=0)
+    await layer.send("x", {"type": "x"}, expiry=0.001)
     keeper_of(layer).look_after(layer, 0.001, trim=True)
     database = layer._database
     assert database is not None

@@ -26,7 +26,7 @@ LATEST = len(STEPS)
 RACERS = 20
 PATIENCE = 60.0  # seconds until a process that hangs fails its test
 MESSAGE = "INSERT INTO channels_lite_message (prefix, queue, expires_at, payload) VALUES ('', 'chat', 9e15, x'01')"
-MEMBERSHIP = "INSERT INTO channels_lite_membership VALUES ('', 'room', 'zone.client!', 'a', 9e15)"
+MEMBERSHIP = "INSERT INTO channels_lite_membership VALUES ('', 'room', 'zone.client!', 'a', 0, 9e15)"
 NEWER = "INSERT INTO channels_lite_schema VALUES (99, '0099_future', 'x', 'some day')"
 
 Execute = Callable[..., list[Any]]

@@ -295,6 +295,7 @@ def test_expiry_evicts_the_targets_and_not_their_siblings(run: Run) -> None:
     join(run, "room", "zone.client!a", "zone.client!b", "zone.client!c", "zone.client")
     join(run, "hall", "zone.client!a", "zone.client!c")
     join(run, "room", "zone.client!a", prefix="other")
+    run("UPDATE channels_lite_membership SET joined_at = 0")
     send(run, "zone.client!", targets=["a", "b"])
     run("UPDATE channels_lite_message SET expires_at = 0")
     assert store.trim(run) == (1, 0)
@@ -304,11 +305,23 @@ def test_expiry_evicts_the_targets_and_not_their_siblings(run: Run) -> None:
     assert messages(run, "zone.client!") == 0
 
 
+def test_expiry_spares_who_joined_later(run: Run) -> None:
+    """Who joined, or joined again, after the message had expired is alive, and stays however late it is trimmed."""
+    join(run, "room", "worker")
+    join(run, "hall", "worker")
+    run("UPDATE channels_lite_membership SET joined_at = 0")
+    fill(run, 1, "worker", expires_at=1)
+    join(run, "room", "worker")
+    assert store.trim(run) == (1, 0)
+    assert (members(run, "room"), members(run, "hall")) == (["worker"], [])
+
+
 def test_expiry_evicts_a_normal_channel(run: Run) -> None:
     """An expired message of a normal channel takes that channel out of all groups, under its own prefix only."""
     join(run, "room", "worker", "worker2", "worker!a")
     join(run, "hall", "worker")
     join(run, "room", "worker", prefix="other")
+    run("UPDATE channels_lite_membership SET joined_at = 0")
     fill(run, 1, "worker", expires_at=0)
     assert store.trim(run) == (1, 0)
     assert members(run, "room") == ["worker!a", "worker2"]
@@ -446,10 +459,10 @@ def use_every_function(run: Run) -> None:
     assert [store.is_live(run, expiry) for expiry in (0, FAR)] == [False, True]
     assert store.expired(run, {"past": 0, "future": FAR}) == ["past"]
     assert store.data_version(run) > 0
-    assert [row.targets for row in store.claim_queue(run, "", "zone.client!")] == ['["a"]']
+    assert [row.targets for row in store.claim_queue(run, "", "zone.client!")] == [b'["a"]']
     assert (store.claim_one(run, "", "chat") or ("",))[0] == b"payload"
     store.group_discard(run, "", "room", "zone.client!", "a")
-    store.evict(run, "", "chat", "")
+    store.evict(run, "", "chat", "", FAR)
     assert members(run, "room") == []
     join(run, "room", "gone")
     run("UPDATE channels_lite_message SET expires_at = 0")
@@ -550,11 +563,21 @@ def test_highest_id_ends_the_sending_and_not_the_order(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"queue": ""}, {"local": None}, {"group_name": None}, {"expires_at": "soon"}], ids=str
+    "wrong",
+    [
+        {"queue": ""},
+        {"queue": "ümlaut!"},
+        {"queue": "two words"},
+        {"local": None},
+        {"local": "a!b"},
+        {"group_name": None},
+        {"expires_at": "soon"},
+    ],
+    ids=str,
 )
 def test_bad_memberships_are_refused(run: Run, wrong: dict[str, Any]) -> None:
     """The table of memberships refuses what no layer could read."""
-    good = {"prefix": "", "group_name": "room", "queue": "chat", "local": "", "expires_at": FAR}
+    good = {"prefix": "", "group_name": "room", "queue": "chat", "local": "", "joined_at": 0, "expires_at": FAR}
     insert(run, "channels_lite_membership", good)
     with pytest.raises(REFUSED):
         insert(run, "channels_lite_membership", good | {"local": "other"} | wrong)

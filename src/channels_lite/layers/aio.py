@@ -13,7 +13,7 @@ from channels_lite import config, store
 from channels_lite.database import Database, acquire, release
 from channels_lite.errors import DatabaseBusy, LayerClosed
 from channels_lite.keeper import trim_all
-from channels_lite.layers.base import SQLiteLayer
+from channels_lite.layers.base import WAITING, SQLiteLayer
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
 
@@ -50,12 +50,13 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             return database
         path = self.file()
         if path == config.MEMORY:
-            return self._opened(path)
+            return self._opened(path, self._closings)
         # Away from the loop: creating the schema waits for locks and for the disk.
-        return await asyncio.to_thread(self._opened, path)
+        return await asyncio.to_thread(self._opened, path, self._closings)
 
-    def _opened(self, path: str) -> Database:
+    def _opened(self, path: str, closings: int) -> Database:
         with self._opening:
+            self._check_open(closings)
             if self._database is None:
                 database = acquire(path, self)
                 database.register_capacity(self, self._room)
@@ -70,9 +71,14 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
         May be called more than once; the next use opens the database again.
         """
         self._stop_waiting()
-        database, self._database = self._database, None
+        if self._database is not None or self._opening.locked():
+            await asyncio.to_thread(self._closed)
+
+    def _closed(self) -> None:
+        with self._opening:
+            database, self._database = self._database, None
         if database is not None:
-            await asyncio.to_thread(release, database, self)
+            release(database, self)
 
     # Writing.
 
@@ -94,8 +100,6 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
                 if store.FULL not in str(error):
                     raise
                 raise ChannelFull from None
-            except apsw.ConnectionClosedError:
-                raise LayerClosed("The channel layer was closed while this call was waiting.") from None
             except apsw.TooBigError as error:
                 raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
             await asyncio.sleep(_pause(attempt))
@@ -106,9 +110,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             self._database.announce(self.options.prefix, queues)
 
     def _queues(self, ids: list[int]) -> list[str]:
-        if self._database is None:
+        try:
+            return [queue for _, queue in self._database.read(store.queues, ids)] if self._database else []
+        except LayerClosed:  # the messages are sent all the same
             return []
-        return [queue for _, queue in self._database.read(store.queues, ids)]
 
     # Looking. All of it runs to its end inline: a claim and its delivery cannot be torn apart.
 
@@ -118,7 +123,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
                 self._collect(waiter.queue, loop=waiter.loop)
             return None
         if self._database is None:
-            return None
+            raise LayerClosed(WAITING)
         try:
             row = self._database.read(store.claim_one, self.options.prefix, waiter.queue)
         except apsw.BusyError:
@@ -157,6 +162,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
 
     def _is_live(self, item: Item) -> bool:
         return self._database is not None and self._database.read(store.is_live, item.expires_at)
+
+    def _forget(self, prefix: str) -> None:
+        if self._database is not None:
+            self._database.forget(prefix)
 
     # Away from the loop.
 

@@ -2,7 +2,7 @@
 
 import abc
 import asyncio
-import math
+import atexit
 import os
 import re
 import secrets
@@ -25,6 +25,7 @@ from channels_lite.schema import Execute
 from channels_lite.store import Claimed
 from channels_lite.watcher import Source, Watchers
 
+WAITING = "The channel layer was closed while receive() was waiting."
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
 
 _parse_targets = msgspec.json.Decoder(list[str]).decode
@@ -49,7 +50,6 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self.options = options
         self.group_expiry = options.group_expiry
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
-        self.drops = Drops()
         self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys, options.expiry)
         self._watchers = Watchers(self, options.polling_interval, options.polling_idle_timeout)
         self._begin()
@@ -59,8 +59,10 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """What belongs to one process: done again in a forked child, which shares nothing with its parent."""
         self.client_prefix = uuid.uuid4().hex
         self._own = f".{self.client_prefix}!"
+        self.drops = Drops()
         self._mailboxes = Mailboxes()
         self._opening = threading.Lock()
+        self._closings = 0  # how often the layer was closed: an opening or a receive() that meets another number ends
 
     # What the connection brings.
 
@@ -100,6 +102,10 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
     @abc.abstractmethod
     def _is_live(self, item: Item) -> bool:
         """Whether a parked message has not expired."""
+
+    @abc.abstractmethod
+    def _forget(self, prefix: str) -> None:
+        """Let all layers of this process throw away what is parked under this prefix."""
 
     @abc.abstractmethod
     def _later(self, job: Callable[[Execute], Any]) -> None:
@@ -142,9 +148,13 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
                 f"The channel {channel} belongs to another process or layer; "
                 f"this one receives from the channels that its own new_channel() made."
             )
-        self._watchers.listen(await self._ready())
+        closings = self._closings
+        source = await self._ready()
+        self._check_open(closings)
+        self._watchers.listen(source)
         attempt = 0
         while True:
+            self._check_open(closings)
             item = await self._next(channel, queue, attempt)
             message = None if item is None else self._open(channel, item)
             if message is not None:
@@ -169,7 +179,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         mailboxes.leave(waiter)
         item = waiter.item
         if waiter.parked and item is not None and not self._is_live(item):
-            self._expired(channel)
+            self._expired(channel, item)
             return None
         return item
 
@@ -218,6 +228,11 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         if queues:
             self._announce(queues)
 
+    def forget(self, prefix: str) -> None:
+        """Throw away what is parked in this process, if the layer has this prefix."""
+        if prefix == self.options.prefix:
+            self._mailboxes.clear()
+
     def _count_skipped(self, considered: list[str], queues: list[str]) -> None:
         reached = set(queues)
         for channel in considered:
@@ -230,14 +245,19 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """Remove all messages and groups of this layer's prefix; returns when they are gone."""
         await self._ready()
         await self._aside(lambda execute: store.flush(execute, self.options.prefix))
-        self._mailboxes.clear()
+        self._forget(self.options.prefix)
 
     @abc.abstractmethod
     async def clean_expired(self) -> tuple[int, int]:
         """Remove what has expired: how many messages and memberships there were."""
 
+    def _check_open(self, closings: int) -> None:
+        if self._closings != closings:
+            raise LayerClosed(WAITING)
+
     def _stop_waiting(self) -> None:
-        self._mailboxes.fail(LayerClosed("The channel layer was closed while receive() was waiting."))
+        self._closings += 1
+        self._mailboxes.fail(LayerClosed(WAITING))
         self._watchers.stop()
 
     # Within the process.
@@ -261,10 +281,14 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """Claim what is in a process-specific queue of ours, if anybody waits there, and deliver it."""
 
     def _deliver(self, queue: str, row: Claimed) -> None:
-        """Hand a claimed row to its channels. The next row is claimed only after this: the order is theirs too."""
+        """Hand a claimed row to its channels. The next row is claimed only after this: the order is theirs too.
+
+        Deviation from the specification: what is parked for a slow receiver does not count against the capacity that
+        senders in other processes meet. What does not fit is dropped here, so that no receiver holds up its siblings.
+        """
         try:
-            targets = _parse_targets(row.targets or "")
-        except msgspec.DecodeError as error:
+            targets = _parse_targets(row.targets or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.drops.count(queue, Reason.NO_TARGET, str(error))
             return
         item = Item(row.payload, row.expires_at)
@@ -274,10 +298,13 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
             if not self._mailboxes.put(channel, item, limit):
                 self.drops.count(channel, Reason.SLOW)
 
-    def _expired(self, channel: str) -> None:
+    def _expired(self, channel: str, item: Item) -> None:
         """A message expired in the mailbox: its channel leaves its groups, as it would for one in the database."""
+        self._later(lambda execute: self._evict(execute, channel, item))
+
+    def _evict(self, execute: Execute, channel: str, item: Item) -> None:
         queue, local = self._split(channel)
-        self._later(lambda execute: store.evict(execute, self.options.prefix, queue, local or ""))
+        store.evict(execute, self.options.prefix, queue, local or "", item.expires_at)
 
     def sweep(self, execute: Execute) -> None:
         """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
@@ -288,8 +315,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
                 return
             for channel in expired:
                 if self._mailboxes.drop(channel, oldest[channel]):
-                    queue, local = self._split(channel)
-                    store.evict(execute, self.options.prefix, queue, local or "")
+                    self._evict(execute, channel, oldest[channel])
 
     def _split(self, channel: str) -> tuple[str, str | None]:
         """A channel's queue and local part; None for the local part of a normal channel."""
@@ -306,13 +332,13 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
 def _seconds(expiry: Any) -> float:
     if isinstance(expiry, bool) or not isinstance(expiry, int | float):
         raise InvalidMessage(f"expiry is a number of seconds, not {type(expiry).__name__}.")
-    if not (math.isfinite(expiry) and 0 <= expiry <= 10**9):
-        raise InvalidMessage(f"expiry is {expiry!r}; it is a number of seconds from 0 to 1,000,000,000.")
+    if not 0 < expiry <= 10**9:
+        raise InvalidMessage(f"expiry is {expiry!r}; it is a number of seconds above 0, up to 1,000,000,000.")
     return expiry
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+    return max(1, round(seconds * 1000))
 
 
 def _after_fork() -> None:
@@ -321,5 +347,12 @@ def _after_fork() -> None:
         layer._begin()
 
 
+def _at_exit() -> None:
+    """Give back the descriptors of watchers whose loops have ended, or never will."""
+    for layer in list(_layers):
+        layer._watchers.abandon()
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
