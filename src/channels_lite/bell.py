@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import select
+import struct
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -30,6 +31,9 @@ class Listener(Protocol):
         """Give the descriptor back."""
 
 
+EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name: see inotify(7)
+
+
 class InotifyListener:
     """Hears the bell on Linux."""
 
@@ -39,7 +43,7 @@ class InotifyListener:
         import inotify_simple
 
         flags = inotify_simple.flags
-        self._parse = inotify_simple.parse_events
+        self._modified = int(flags.MODIFY)
         self._inotify = inotify_simple.INotify(nonblocking=True)
         try:
             # ATTRIB: to DELETE_SELF a file is deleted when nobody has it open any more, and we have.
@@ -55,10 +59,12 @@ class InotifyListener:
     def drain(self) -> bool:
         """Read the events away."""
         try:
-            events = self._parse(os.read(self.fileno(), 65536))
+            events = os.read(self.fileno(), 65536)
         except BlockingIOError:
             return True
-        return not any(event.mask & ~2 for event in events)  # anything but IN_MODIFY: deleted, moved, overflown
+        # Anything else than a ring: deleted, moved, overflown. The events of a watched file carry no name, so that
+        # each has the length of its head; inotify_simple's own parser takes 8 us.
+        return all(mask == self._modified for _, mask, _, _ in EVENT.iter_unpack(events))
 
     def close(self) -> None:
         """Close the inotify descriptor."""

@@ -142,8 +142,17 @@ class Mailboxes:
 
     def waiting(self) -> dict[str, int]:
         """How many receivers wait on each queue and have not been woken yet; of a process-specific one at most 1."""
+        counts = {}
         with self._lock:
-            return {queue: count for queue, waiters in self._waiting.items() if (count := _unwoken(queue, waiters))}
+            for queue, waiters in self._waiting.items():
+                count = _unwoken(queue, waiters)
+                if count:
+                    counts[queue] = count
+        return counts
+
+    def queues(self) -> int:
+        """How many queues are waited on."""
+        return len(self._waiting)
 
     def has_waiters(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether anybody waits in this loop."""
@@ -235,9 +244,13 @@ class Mailboxes:
 
 
 def _unwoken(queue: str, waiters: Iterable[Waiter]) -> int:
-    if queue.endswith("!"):
-        return int(any(not waiter.woken for waiter in waiters))
-    return sum(not waiter.woken for waiter in waiters)
+    count = 0
+    for waiter in waiters:
+        if not waiter.woken:
+            count += 1
+            if queue.endswith("!"):
+                break
+    return count
 
 
 def _discard(waiters: dict[str, deque[Waiter]], channel: str, waiter: Waiter) -> None:

@@ -118,10 +118,10 @@ def queues(execute: Execute, ids: Sequence[int]) -> list[tuple[str, str]]:
     )
 
 
-def claim_one(execute: Execute, prefix: str, queue: str) -> tuple[bytes, int] | None:
+def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -> tuple[bytes, int] | None:
     """Take the oldest live message of a normal channel: its payload and when it expires."""
-    # Looked for first: a claim takes the write lock even when there is nothing to take.
-    if not execute(_HAS_LIVE, (prefix, queue)):
+    # Without a hint it is looked for first: a claim takes the write lock even when there is nothing to take.
+    if not hinted and not execute(_HAS_LIVE, (prefix, queue)):
         return None
     rows = execute(_CLAIM_ONE, (prefix, queue))
     return rows[0] if rows else None

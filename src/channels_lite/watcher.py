@@ -32,7 +32,10 @@ class Source(Protocol):
 
 
 class Watcher:
-    """Calls ``look`` in its loop when another connection has committed, while ``wanted`` says that somebody waits.
+    """Calls ``look`` in its loop when another connection has committed.
+
+    ``wanted`` says whether somebody waits, ``crowded`` whether for so many queues that a look is better not taken in
+    vain.
 
     A wake is only a hint: ``look`` reads the database. The watcher supervises itself: what fails is logged, and it
     starts again.
@@ -43,6 +46,7 @@ class Watcher:
         source: Source,
         look: Callable[[], None],
         wanted: Callable[[], bool],
+        crowded: Callable[[], bool],
         interval: float | None,
         idle_timeout: float,
     ) -> None:
@@ -50,6 +54,7 @@ class Watcher:
         self._source = source
         self._look = look
         self._wanted = wanted
+        self._crowded = crowded
         self._interval = interval
         self._idle_timeout = idle_timeout
         self._idle_since: float | None = None
@@ -138,7 +143,11 @@ class Watcher:
     def _rung(self) -> None:
         if self._listener is not None and not self._listener.drain():
             self._reattach()
-        self._look_if_changed()
+        # Not first data_version: a look costs as little where few queues are waited on, and a ring is mostly news.
+        if self._crowded():
+            self._look_if_changed()
+        else:
+            self._look()
 
     def _tick(self) -> None:
         if self._idle_for_too_long():
@@ -195,6 +204,9 @@ class Layer(Protocol):
     def waits(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether anybody waits in this loop."""
 
+    def waits_on_many(self) -> bool:
+        """Whether so many queues are waited on that a look is better not taken in vain."""
+
 
 class Watchers:
     """The watchers of one layer, one for each loop in which somebody waits. They do not keep the layer alive."""
@@ -217,7 +229,7 @@ class Watchers:
         watcher = self._by_loop.get(loop)
         if watcher is None:
             self._forget_closed_loops()
-            watcher = Watcher(source, self._look, self._wanted, self._interval, self._idle_timeout)
+            watcher = Watcher(source, self._look, self._wanted, self._crowded, self._interval, self._idle_timeout)
             self._by_loop[loop] = watcher
         watcher.start()
 
@@ -238,6 +250,10 @@ class Watchers:
     def _wanted(self) -> bool:
         layer = self._layer()
         return layer is not None and layer.waits(asyncio.get_running_loop())
+
+    def _crowded(self) -> bool:
+        layer = self._layer()
+        return layer is None or layer.waits_on_many()
 
     def _forget_closed_loops(self) -> None:
         for loop in [loop for loop in self._by_loop if loop.is_closed()]:

@@ -140,8 +140,8 @@ async def make(source: Source, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> Asy
     monkeypatch.setattr(watcher, "RESTART_PAUSE", SOON)
     watchers: list[Watcher] = []
 
-    def make(interval: float | None = SOON, idle_timeout: float = NEVER) -> Watcher:
-        watchers.append(Watcher(source, ear.look, ear.is_wanted, interval, idle_timeout))
+    def make(interval: float | None = SOON, idle_timeout: float = NEVER, crowded: bool = True) -> Watcher:
+        watchers.append(Watcher(source, ear.look, ear.is_wanted, lambda: crowded, interval, idle_timeout))
         return watchers[-1]
 
     yield make
@@ -469,7 +469,7 @@ def test_stop_after_its_loop(source: Source, ear: Ear) -> None:
     """A watcher whose loop was closed can still be stopped, and gives its descriptors back."""
 
     async def start() -> Watcher:
-        started = Watcher(source, ear.look, ear.is_wanted, SOON, NEVER)
+        started = Watcher(source, ear.look, ear.is_wanted, lambda: True, SOON, NEVER)
         started.start()
         return started
 
@@ -525,3 +525,11 @@ async def test_layer_renews_its_bell(
     other.ring()
     assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "copied"}
     other.close()
+
+
+async def test_ring_for_few(make: Make, source: Source, ear: Ear) -> None:
+    """Where few queues are waited on, a ring is looked after at once, without asking for the version before."""
+    started = make(None, crowded=False)
+    started.start()
+    source.listener.ring()
+    await soon(ear.looked)

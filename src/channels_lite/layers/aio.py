@@ -83,7 +83,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
     # Writing.
 
     async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
-        database = await self._ready()
+        database = self._database or await self._ready()
         deadline: float | None = None
         for attempt in itertools.count():
             try:
@@ -122,13 +122,22 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             if self._mailboxes.is_first(waiter):
                 self._collect(waiter.queue, loop=waiter.loop)
             return None
-        if self._database is None:
-            raise LayerClosed(WAITING)
         try:
-            row = self._database.read(store.claim_one, self.options.prefix, waiter.queue)
+            return self._claim(waiter.queue, hinted=False)
         except apsw.BusyError:
             waiter.loop.call_later(_pause(attempt), self._mailboxes.wake, waiter.channel)
             return None
+
+    def _take(self, queue: str) -> Item | None:
+        try:
+            return self._claim(queue, hinted=True)
+        except apsw.BusyError:
+            return None
+
+    def _claim(self, queue: str, *, hinted: bool) -> Item | None:
+        if self._database is None:
+            raise LayerClosed(WAITING)
+        row = self._database.read(store.claim_one, self.options.prefix, queue, hinted)
         return None if row is None else Item(*row)
 
     def look(self) -> None:

@@ -96,6 +96,10 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """
 
     @abc.abstractmethod
+    def _take(self, queue: str) -> Item | None:
+        """Claim a message of a normal channel that is probably there, without blocking."""
+
+    @abc.abstractmethod
     def look(self) -> None:
         """Look for what other processes have sent to anybody who waits here. Called by the watchers."""
 
@@ -163,6 +167,10 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
 
     async def _next(self, channel: str, queue: str, attempt: int) -> Item | None:
         """One wait: a message, or None when it is time to look again."""
+        if attempt and not queue.endswith("!"):  # there was a hint, which is mostly true
+            taken = self._take(queue)
+            if taken is not None:
+                return taken
         mailboxes = self._mailboxes
         waiter = mailboxes.wait(channel, queue)  # register, then look
         try:
@@ -265,6 +273,10 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
     def waits(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether anybody waits in this loop."""
         return self._mailboxes.has_waiters(loop)
+
+    def waits_on_many(self) -> bool:
+        """Whether so many queues are waited on that a look is better not taken in vain."""
+        return self._mailboxes.queues() > store.FEW
 
     def hear(self, prefix: str, queue: str) -> bool:
         """Take note of a commit into this queue by this process; whether only this layer can receive it."""
