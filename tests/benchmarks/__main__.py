@@ -45,7 +45,7 @@ def machine() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20, help="rounds that count; one more warms up")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds that count; one more warms up")
     parser.add_argument("--trips", type=int, default=100, help="round trips in a round")
     parser.add_argument("--idle-seconds", type=float, default=20.0)
     parser.add_argument("--receivers", type=int, default=1000)
