@@ -36,12 +36,12 @@ class Database:
         self._connect()
         self.bell = None if self.in_memory else self._hang_bell()
         self.keeper = Keeper(path, self._execute_alone if self.in_memory else None)
-        self._connection.set_wal_hook(self._committed)
         self.keeper.start()
 
     def _connect(self) -> None:
         self._connection = _connect(self.path)
         self._connection.set_update_hook(self._updated)
+        self._connection.set_wal_hook(self._committed)
         self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
 
     def _hang_bell(self) -> Bell:
@@ -179,7 +179,6 @@ class Database:
             if not self.in_memory:
                 self._generation += 1
                 self._connect()
-                self._connection.set_wal_hook(self._committed)
         finally:
             self._lock.release()
             self.keeper.resume()

@@ -95,15 +95,11 @@ class Mailboxes:
         with self._lock:
             self._remove(waiter)
 
-    def leave_served(self, waiter: Waiter) -> None:
-        """Take out a waiter that found a message by itself: a hint that came meanwhile is for the next one."""
-        with self._lock:
-            self._remove(waiter)
-            if waiter.woken and waiter.item is None:
-                self._wake(waiter.channel, 1)
-
     def abandon(self, waiter: Waiter) -> None:
-        """Take out a waiter that was cancelled: its item, or the hint that woke it, goes to the next one."""
+        """Take out a waiter that does not use what it was given: its item, or the hint, goes to the next one.
+
+        It was cancelled, or has found a message by itself while the hint to another one came.
+        """
         with self._lock:
             self._remove(waiter)
             self._give_on(waiter)

@@ -424,7 +424,7 @@ async def test_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
     finder, other = boxes.wait("x", "x"), boxes.wait("x", "x")
     boxes.wake("x")
     assert finder.woken
-    boxes.leave_served(finder)
+    boxes.abandon(finder)
     assert await served(boxes, other) is None
     assert is_empty(boxes)
 
@@ -432,7 +432,7 @@ async def test_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
 async def test_no_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
     """A receiver that found a message by itself wakes nobody when no hint came."""
     finder, other = boxes.wait("x", "x"), boxes.wait("x", "x")
-    boxes.leave_served(finder)
+    boxes.abandon(finder)
     assert not other.woken
     boxes.leave(other)
     assert is_empty(boxes)

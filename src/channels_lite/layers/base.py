@@ -182,7 +182,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
             raise
         # From the claim to the caller, nothing is awaited.
         if found is not None:
-            mailboxes.leave_served(waiter)
+            mailboxes.abandon(waiter)
             return found
         mailboxes.leave(waiter)
         item = waiter.item
@@ -236,11 +236,6 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         if queues:
             self._announce(queues)
 
-    def forget(self, prefix: str) -> None:
-        """Throw away what is parked in this process, if the layer has this prefix."""
-        if prefix == self.options.prefix:
-            self._mailboxes.clear()
-
     def _count_skipped(self, considered: list[str], queues: list[str]) -> None:
         reached = set(queues)
         for channel in considered:
@@ -251,7 +246,6 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
 
     async def flush(self) -> None:
         """Remove all messages and groups of this layer's prefix; returns when they are gone."""
-        await self._ready()
         await self._aside(lambda execute: store.flush(execute, self.options.prefix))
         self._forget(self.options.prefix)
 
@@ -287,6 +281,11 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
             else:
                 self._mailboxes.wake(queue)
         return own
+
+    def forget(self, prefix: str) -> None:
+        """Throw away what is parked in this process, if the layer has this prefix."""
+        if prefix == self.options.prefix:
+            self._mailboxes.clear()
 
     @abc.abstractmethod
     def _collect(self, queue: str) -> None:
