@@ -30,6 +30,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
     file, ``path`` any file. Usable from several event loops and threads at once; a forked child begins anew.
     """
 
+    library = "apsw"
+
     def __init__(self, **configuration: Any) -> None:
         super().__init__(**configuration)
         self._deadline = config.busy_deadline(self.options)
@@ -38,9 +40,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
         super()._begin()
         self._database: Database | None = None
 
-    def file(self) -> str:
-        """The database file of this layer, or ``:memory:``. Reads settings only."""
-        return config.own_file(self.options)
+    @staticmethod
+    def locate(options: config.Options) -> str:
+        """The companion of the default database, the file of another alias, or the path."""
+        return config.own_file(options)
 
     # Opening and closing.
 

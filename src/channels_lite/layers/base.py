@@ -9,7 +9,7 @@ import secrets
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -37,6 +37,8 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
 
     extensions: ClassVar = ["groups", "flush"]
     defaults: ClassVar[dict[str, Any]] = {}
+    library: ClassVar[str]
+    """The Python module whose SQLite the layer speaks through: two of them on one file destroy it."""
 
     # Deviation from BaseChannelLayer, whose patterns let a line feed and non-ASCII letters through against its own
     # error message.
@@ -45,7 +47,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
 
     def __init__(self, **configuration: Any) -> None:
         """Take CONFIG; ConfigError names the option that is wrong. Does no I/O."""
-        options = config.parse(configuration, **self.defaults)
+        options = self.parse(configuration)
         super().__init__(expiry=options.expiry, capacity=options.capacity)  # type: ignore[arg-type] # seconds may have a fraction
         self.options = options
         self.group_expiry = options.group_expiry
@@ -64,11 +66,21 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self._opening = threading.Lock()
         self._closings = 0  # how often the layer was closed: an opening or a receive() that meets another number ends
 
-    # What the connection brings.
+    @classmethod
+    def parse(cls, configuration: Mapping[str, Any]) -> config.Options:
+        """Check CONFIG as this layer understands it; ConfigError names the option that is wrong."""
+        return config.parse(configuration, **cls.defaults)
 
+    @staticmethod
     @abc.abstractmethod
+    def locate(options: config.Options) -> str:
+        """The database file that a layer with these options uses, or ``:memory:``. Reads settings only."""
+
     def file(self) -> str:
         """The database file of this layer, or ``:memory:``. Reads settings only."""
+        return self.locate(self.options)
+
+    # What the connection brings.
 
     @abc.abstractmethod
     async def _ready(self) -> Source:

@@ -1,0 +1,41 @@
+"""The entries of CHANNEL_LAYERS that are layers of this package, read from the settings without making a layer."""
+
+from typing import NamedTuple
+
+from channels.exceptions import InvalidChannelLayerError
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from channels_lite import config
+from channels_lite.config import Options
+from channels_lite.layers.base import SQLiteLayer
+
+
+class Entry(NamedTuple):
+    """One of them."""
+
+    name: str
+    backend: type[SQLiteLayer]
+    options: Options
+
+    @property
+    def alias(self) -> str | None:
+        """The alias in DATABASES that it names, said or not; None where it names a path."""
+        return None if self.options.path is not None else self.options.database or config.DEFAULT_ALIAS
+
+    def file(self) -> str:
+        """The database file that its layer uses, or ``:memory:``."""
+        return self.backend.locate(self.options)
+
+
+def entries() -> list[Entry]:
+    """Those whose BACKEND loads and whose CONFIG is right; the others fail when Channels makes them, and say why."""
+    found = []
+    for name, entry in getattr(settings, "CHANNEL_LAYERS", {}).items():
+        try:
+            backend = import_string(entry["BACKEND"])
+            if isinstance(backend, type) and issubclass(backend, SQLiteLayer):
+                found.append(Entry(name, backend, backend.parse(entry.get("CONFIG") or {})))
+        except (ImportError, KeyError, InvalidChannelLayerError):
+            continue
+    return found
