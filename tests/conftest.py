@@ -15,6 +15,8 @@ import pytest
 
 django.setup()
 
+from django.db import connections
+
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 
 
@@ -55,6 +57,16 @@ def _descriptors() -> set[str]:
 def path(tmp_path: Path) -> str:
     """A database file that does not exist yet."""
     return str(tmp_path / "channels.sqlite3")
+
+
+@pytest.fixture
+def alias(path: str) -> Iterator[str]:
+    """An alias in DATABASES whose file is the test's. What this thread has opened of it is closed afterwards."""
+    settings = connections.settings["core"]
+    settings["NAME"] = path
+    yield "core"
+    settings["NAME"] = ""
+    connections["core"].close()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ DATABASES = {
         "NAME": FOLDER / "channels.sqlite3",
         "OPTIONS": {"timeout": 3},
     },
+    "core": {"ENGINE": "django.db.backends.sqlite3", "NAME": ""},  # the fixture `alias` sets it
     "postgres": {"ENGINE": "django.db.backends.postgresql", "NAME": "never opened"},
 }
 CHANNEL_LAYERS = {

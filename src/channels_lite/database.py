@@ -1,77 +1,44 @@
-"""The apsw connection: one for each file and process, shared by all its layers, loops and threads."""
+"""The open databases of this process: the layers on each, who hears of a commit, and what a fork does to them."""
 
+import abc
 import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
-import apsw
-
-from channels_lite import schema, store
 from channels_lite.bell import Bell, Listener
-from channels_lite.config import MEMORY
-from channels_lite.errors import LayerClosed, SchemaError
-from channels_lite.keeper import JOURNAL_LIMIT, Keeper, close_quickly, open_connection
-from channels_lite.schema import Execute
-
-T = TypeVar("T")
+from channels_lite.errors import SchemaError
+from channels_lite.keeper import Keeper
 
 
-class Database:
-    """An open database. Statements run inline under its lock and never wait: apsw.BusyError comes at once."""
+class Database(abc.ABC):
+    """A database and the layers on it. A subclass brings the connection."""
 
-    def __init__(self, path: str) -> None:
+    keeper: Keeper
+
+    def __init__(self, path: str, *, in_memory: bool) -> None:
         self.path = path
-        self.in_memory = path == MEMORY
-        self._lock = threading.RLock()
-        self._inserted: list[int] = []  # what the update hook heard since the write began
-        self._considered: list[str] = []  # channels whose capacity the running group_send asked for
+        self.in_memory = in_memory
+        self.bell: Bell | None = None
         self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
         self._forgotten: dict[int, weakref.finalize[..., Any]] = {}
         self._layers: tuple[weakref.ref[Any], ...] = ()  # replaced, never changed: read without a lock
-        self._aside = threading.Lock()  # held while a job has a connection of its own
-        self._generation = 0  # of the connection: a new one counts its data_version anew
-        self._connect()
-        self.bell = None if self.in_memory else self._hang_bell()
-        self.keeper = Keeper(path, self._execute_alone if self.in_memory else None)
-        self.keeper.start()
 
-    def _connect(self) -> None:
-        self._connection = _connect(self.path)
-        self._connection.set_update_hook(self._updated)
-        self._connection.set_wal_hook(self._committed)
-        self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
-
-    def _hang_bell(self) -> Bell:
+    def hang_bell(self) -> None:
+        """Make the bell beside the database, or find it there."""
         try:
-            return Bell(self.path)
+            self.bell = Bell(self.path)
         except OSError as error:
-            self._connection.close()
             raise SchemaError(f"The bell {self.path}-bell cannot be made: {error.strerror}.") from error
 
-    def _updated(self, kind: int, database: str, table: str, rowid: int) -> None:
-        # Runs before the commit, perhaps for a row that is rolled back: only take note.
-        if kind == apsw.SQLITE_INSERT and table == "channels_lite_message":
-            self._inserted.append(rowid)
+    def enlist(self, layer: object, rules: Callable[[str], int | None]) -> None:
+        """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too.
 
-    def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:
-        self.keeper.committed(pages)
-        return apsw.SQLITE_OK
-
-    def _capacity(self, *arguments: Any) -> int | None:
-        layer, channel = arguments
-        self._considered.append(channel)
-        rules = self._rules[layer]()
-        return None if rules is None else rules(channel)
-
-    def register_capacity(self, layer: object, rules: Callable[[str], int | None]) -> None:
-        """Let channels_lite_capacity(id(layer), channel) in SQL answer with this method of the layer."""
+        ``rules`` is a method of the layer: the capacity of a channel's queue, for ``capacity``.
+        """
         self._rules[id(layer)] = weakref.WeakMethod(rules)
-
-    def enlist(self, layer: object) -> None:
-        """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too."""
         self._layers = (*self._layers, weakref.ref(layer))
         self._forgotten[id(layer)] = finalizer = weakref.finalize(layer, _close_unused, self)
         finalizer.atexit = False
@@ -85,32 +52,12 @@ class Database:
         self._rules = {number: rules for number, rules in self._rules.items() if rules() is not None}
         return not self._layers
 
-    def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        try:
-            return self._connection.execute(sql, parameters).fetchall()
-        except apsw.ConnectionClosedError:
-            raise LayerClosed("The channel layer was closed while this call was waiting.") from None
+    def capacity(self, layer: int, channel: str) -> int | None:
+        """What channels_lite_capacity(id(layer), channel) in SQL answers: the rules of that layer."""
+        rules = self._rules[layer]()
+        return None if rules is None else rules(channel)
 
-    def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        with self._lock:
-            return self._execute(sql, parameters)
-
-    def read(self, operation: Callable[..., T], *arguments: Any) -> T:
-        """Run a function of ``store`` that inserts no message; nobody else uses the connection meanwhile."""
-        with self._lock:
-            return operation(self._execute, *arguments)
-
-    def write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
-        """Run a function of ``store`` that sends; it has committed when this returns.
-
-        Returns the ids of the messages that went in, and the channels that the statement considered, if it asked.
-        """
-        with self._lock:
-            self._inserted, self._considered = [], []
-            operation(self._execute, *arguments)
-            return self._inserted, self._considered
-
-    def announce(self, prefix: str, queues: Iterable[str]) -> None:
+    def announce(self, prefix: str, queues: Iterable[str], *, abroad: bool = True) -> None:
         """After a commit: wake who waits on these queues, here and, unless all are this process's own, elsewhere."""
         foreign = False
         for queue in queues:
@@ -120,7 +67,7 @@ class Database:
                 if layer is not None and layer.hear(prefix, queue):
                     own = True
             foreign = foreign or not own
-        if foreign and self.bell is not None:
+        if foreign and abroad and self.bell is not None:
             self.bell.ring()
 
     def forget(self, prefix: str) -> None:
@@ -130,9 +77,9 @@ class Database:
             if layer is not None:
                 layer.forget(prefix)
 
+    @abc.abstractmethod
     def version(self) -> int:
-        """PRAGMA data_version, made unique over reconnections: changes when another connection has committed."""
-        return self._generation << 32 | self.read(store.data_version)
+        """A number that changes when another connection has committed."""
 
     def listen(self) -> Listener | None:
         """A new listener for the bell."""
@@ -140,49 +87,23 @@ class Database:
 
     def renew_bell(self) -> bool:
         """Make the bell anew if it is gone; whether it was."""
-        with self._lock:
-            return self.bell is not None and self.bell.renew()
+        return self.bell is not None and self.bell.renew()
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Close everything. May take a checkpoint: not for a loop's thread."""
-        self.keeper.stop()
-        with self._lock:
-            self._connection.close()
-            if self.bell is not None:
-                self.bell.close()
 
-    def run_aside(self, job: Callable[[Execute], T], lock_wait: float) -> T:
-        """Run a long job on a connection of its own, which waits up to ``lock_wait`` seconds for a lock."""
-        with self._aside:
-            connection = open_connection(self.path)
-            try:
-                connection.set_busy_timeout(round(lock_wait * 1000))
-                return job(schema.executor(connection))
-            finally:
-                connection.close()
-
+    @abc.abstractmethod
     def suspend(self) -> None:
         """Before a fork: wait until no thread is inside SQLite, and close every connection to the file.
 
         A child inherits what SQLite keeps for each open file of the process, and believes to hold the parent's locks,
         which the system does not give it. The parent could then remove the -wal while the child is writing to it.
         """
-        self._aside.acquire()
-        self.keeper.suspend()
-        self._lock.acquire()
-        if not self.in_memory:
-            close_quickly(self._connection)
 
+    @abc.abstractmethod
     def resume(self) -> None:
-        """After a fork, in the parent: open the connection again."""
-        try:
-            if not self.in_memory:
-                self._generation += 1
-                self._connect()
-        finally:
-            self._lock.release()
-            self.keeper.resume()
-            self._aside.release()
+        """After a fork, in the parent: open the connections again."""
 
     def abandon(self) -> None:
         """After a fork, in the child: everything here is the parent's."""
@@ -190,47 +111,35 @@ class Database:
             self.bell.close()
 
 
-def _connect(path: str) -> apsw.Connection:
-    connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path)
-    try:
-        schema.check(schema.executor(connection), schema.steps(), path)
-        for pragma, value in (("synchronous", "normal"), ("mmap_size", 0), ("journal_size_limit", JOURNAL_LIMIT)):
-            connection.pragma(pragma, value)
-    except apsw.Error as error:
-        connection.close()
-        raise schema.describe(path, error) from error
-    except SchemaError:
-        connection.close()
-        raise
-    connection.set_busy_timeout(0)
-    connection.wal_autocheckpoint(0)
-    # The planner must not look at bound values: where it has, SQLite prepares the statement again for each new value.
-    # With two indexes that begin alike, a claim took 77 us with that and takes 32 us without.
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    return connection
+D = TypeVar("D", bound=Database)
 
-
-_open: dict[tuple[int, int], Database] = {}  # device and inode -> the open database
-_databases: set[Database] = set()  # all of them, those in memory too
+_open: dict[Hashable, Any] = {}  # what tells databases apart -> the open one
+_databases: set[Database] = set()  # all of them, those that nobody can share too
 _opening = threading.Lock()
 
 
-def acquire(path: str, layer: object) -> Database:
-    """The database at this path, opened if this process has not opened it yet.
+def acquire(
+    find: Callable[[], Hashable], make: Callable[[], D], layer: object, rules: Callable[[str], int | None]
+) -> D:
+    """The database that ``find`` names, made if this process has none; None: one that nobody shares.
 
-    Does I/O and waits: not for a loop's thread, except for ``:memory:``, where every layer has a database of its own.
+    ``find`` is asked again after ``make``, which may have made the file. Does I/O and waits.
     """
-    if path != MEMORY:
-        path = os.path.realpath(path)  # as SQLite does for the -wal: all processes must find the same bell
     with _opening:
-        database = None if path == MEMORY else _open.get(_identity(path))
+        key = find()
+        database: D | None = None if key is None else _open.get(key)
         if database is None:
-            database = Database(path)
+            database = make()
             _databases.add(database)
-            if path != MEMORY:
-                _open[_identity(path)] = database
-        database.enlist(layer)
+            if key is not None:
+                _open[find()] = database
+        database.enlist(layer, rules)
         return database
+
+
+def find(key: Hashable) -> Any:
+    """The open database under this key, or None."""
+    return _open.get(key)
 
 
 def release(database: Database, layer: object | None) -> None:
@@ -250,14 +159,6 @@ def _forget(database: Database) -> None:
     _databases.discard(database)
     for key in [key for key, other in _open.items() if other is database]:
         del _open[key]
-
-
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (-1, -1)
-    return (status.st_dev, status.st_ino)
 
 
 def _close_all() -> None:

@@ -1,6 +1,6 @@
 """The entries of CHANNEL_LAYERS that are layers of this package, read from the settings without making a layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from channels.exceptions import InvalidChannelLayerError
 from django.conf import settings
@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """One of them."""
 
     name: str
-    backend: type[SQLiteLayer]
+    backend: type[SQLiteLayer[Any]]
     options: Options
 
     @property

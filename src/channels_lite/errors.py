@@ -11,6 +11,10 @@ class DatabaseBusy(ChannelsLiteError):
     """Another process held the database's write lock until the deadline; nothing was sent or changed."""
 
 
+class Locked(ChannelsLiteError):
+    """Somebody else holds a lock of the database at this moment; nothing was changed. Never leaves the layer."""
+
+
 class LayerClosed(ChannelsLiteError):
     """The layer was closed while this call was waiting for a message."""
 

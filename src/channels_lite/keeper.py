@@ -1,67 +1,72 @@
 """The keeper: a thread with a connection of its own that checkpoints, trims, and does what must not run on a loop."""
 
 import logging
+import random
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import apsw
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from channels_lite import store
-from channels_lite.schema import Execute, executor
+from channels_lite.errors import Locked
+from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
 
 CHECKPOINT_PAGES = 1_000  # pages in the -wal from which it is copied back and begun anew: SQLite's own default
-JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
-LOCK_WAIT_MS = 1_000  # milliseconds that a job waits for the write lock before it is left for the next round
-RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
-
 RETRY_PAUSE = 1.0  # seconds until a keeper that cannot open its connection tries again
 TRIM_PAUSE = 0.002  # seconds between two batches of trimming: as long as a batch takes, so that others get their turn
 
+BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
+BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has tried often
+PATIENT_AFTER = 50  # tries
+
 Job = Callable[[Execute], Any]
-T = TypeVar("T")
 
 
-def open_connection(path: str) -> apsw.Connection:
-    """A second connection to a database that is open already: it waits for locks, and never on a loop's thread."""
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.set_busy_timeout(LOCK_WAIT_MS)
-    connection.pragma("synchronous", "normal")
-    connection.pragma("journal_size_limit", JOURNAL_LIMIT)
-    connection.wal_autocheckpoint(0)
-    return connection
+def pause(attempt: int) -> float:
+    """Seconds to wait before trying again for a lock, after ``attempt`` tries in vain."""
+    longest = BUSY_PAUSE[1] if attempt < PATIENT_AFTER else BUSY_PAUSE_MAX
+    return random.uniform(BUSY_PAUSE[0], longest)
 
 
-def close_quickly(connection: apsw.Connection) -> None:
-    """Close without the checkpoint that the last connection to a database would make."""
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    connection.close()
+class Connection(Protocol):
+    """What the keeper works with. Used by one thread at a time, not always the same."""
+
+    def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        """Run a statement to its end; Locked where somebody else holds the lock."""
+
+    def checkpoint(self) -> None:
+        """Copy the -wal back, so that it begins anew."""
+
+    def close(self, *, quickly: bool = False) -> None:
+        """Give it back; ``quickly``: without the checkpoint of the last one."""
 
 
 class Keeper:
     """Runs in a daemon thread from ``start`` to ``stop``; its methods may be called from any thread.
 
-    ``shared`` runs its statements on somebody else's connection: a database in memory has only one.
+    Jobs run in the order they were asked for. One that raises Locked keeps its place, and is tried again soon.
     """
 
-    def __init__(self, path: str, shared: Execute | None = None) -> None:
+    def __init__(self, path: str, connect: Callable[[], Connection]) -> None:
         self.path = path
-        self._shared = shared
+        self._connect = connect
         self._news = threading.Condition()
         self._jobs: deque[Job] = deque()
+        self._attempts = 0  # rounds since the last one in which no job met a lock
         self._interval: float | None = None  # seconds between two rounds of sweeping and trimming
         self._next_sweep = 0.0
         self._trims = False
+        self._trimming = False  # there is more to trim
         self._checkpoint_due = False
         self._threshold = CHECKPOINT_PAGES
         self._stopping = False
+        self._ended = False
         self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._connection: apsw.Connection | None = None
+        self._connection: Connection | None = None
         self._working = threading.Lock()  # held while the connection is in use
         self._thread = threading.Thread(target=self._run, name=f"channels_lite keeper of {path}", daemon=True)
 
@@ -88,11 +93,18 @@ class Keeper:
                 self._checkpoint_due = True
                 self._news.notify()
 
-    def ask(self, job: Job) -> None:
-        """Run a job on the keeper's connection when its turn comes."""
+    @property
+    def stopping(self) -> bool:
+        """Whether jobs that meet a lock now are not tried again."""
+        return self._stopping
+
+    def ask(self, job: Job) -> bool:
+        """Run a job on the keeper's connection when its turn comes; False where the keeper has ended."""
         with self._news:
-            self._jobs.append(job)
-            self._news.notify()
+            if not self._ended:
+                self._jobs.append(job)
+                self._news.notify()
+            return not self._ended
 
     def look_after(self, layer: Any, seconds: float, *, trim: bool) -> None:
         """Call ``layer.sweep(execute)`` at least this often while the layer lives; with ``trim``, trim the database."""
@@ -108,7 +120,7 @@ class Keeper:
         """Before a fork: have no connection, and get none until ``resume``."""
         self._working.acquire()
         if self._connection is not None:
-            close_quickly(self._connection)
+            self._connection.close(quickly=True)
             self._connection = None
 
     def resume(self) -> None:
@@ -119,12 +131,13 @@ class Keeper:
         while self._wait():
             try:
                 with self._working:
-                    if self._shared is None and self._connection is None:
-                        self._connection = open_connection(self.path)
+                    if self._connection is None:
+                        self._connection = self._connect()
                     self._round(self._connection)
             except Exception:
                 logger.exception("The keeper of %s cannot work; the next try is in %g s.", self.path, RETRY_PAUSE)
                 if self._stopped_within(RETRY_PAUSE):
+                    self._ended = True
                     break
         with self._working:
             if self._connection is not None:
@@ -133,9 +146,12 @@ class Keeper:
     def _wait(self) -> bool:
         """Wait for something to do; False when the keeper is to stop and everything asked for is done."""
         with self._news:
-            if not self._jobs and not self._checkpoint_due and not self._stopping:
-                self._news.wait(self._until_sweep())
-            return bool(self._jobs) or not self._stopping
+            if self._attempts and self._jobs and not self._stopping:
+                self._news.wait(pause(self._attempts))
+            elif not self._jobs and not self._checkpoint_due and not self._stopping:
+                self._news.wait(TRIM_PAUSE if self._trimming else self._until_sweep())
+            self._ended = self._stopping and not self._jobs
+            return not self._ended
 
     def _stopped_within(self, seconds: float) -> bool:
         with self._news:
@@ -144,35 +160,45 @@ class Keeper:
     def _until_sweep(self) -> float | None:
         return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
 
-    def _round(self, connection: apsw.Connection | None) -> None:
-        execute = self._shared if connection is None else executor(connection)
-        assert execute is not None
-        for _ in range(len(self._jobs)):
-            job = self._jobs.popleft()
-            if not _attempt(job, execute) and not self._stopping:
-                self._jobs.append(job)
-        if self._checkpoint_due and connection is not None:
+    def _round(self, connection: Connection) -> None:
+        self._do_jobs(connection.execute)
+        if self._checkpoint_due:
             self._checkpoint_due = False
-            _attempt(checkpoint, connection)
+            _attempt(lambda execute: connection.checkpoint(), connection.execute)
         if self._until_sweep() == 0.0:
-            self._sweep(execute)
+            self._sweep(connection.execute)
+        if self._trimming:
+            self._trimming = False
+            _attempt(self._trim, connection.execute)
+
+    def _do_jobs(self, execute: Execute) -> None:
+        with self._news:
+            jobs, self._jobs = self._jobs, deque()
+        left = deque(job for job in jobs if not _attempt(job, execute))
+        self._attempts = self._attempts + 1 if left else 0
+        if left and not self._stopping:
+            with self._news:
+                self._jobs.extendleft(reversed(left))
 
     def _sweep(self, execute: Execute) -> None:
         self._next_sweep = time.monotonic() + (self._interval or 0.0)
-        if self._trims:
-            _attempt(trim_all, execute)
+        self._trimming = self._trims
         with self._news:
             layers = list(self._layers)
         for layer in layers:
             _attempt(layer.sweep, execute)
 
+    def _trim(self, execute: Execute) -> None:
+        # One batch a round: the jobs that were asked for meanwhile come before the next one.
+        self._trimming = max(store.trim(execute)) == store.TRIM_BATCH
 
-def _attempt(job: Callable[[T], Any], subject: T) -> bool:
-    """Do one thing, without harm to the others: False where the database stayed locked and it may be tried again."""
+
+def _attempt(job: Job, execute: Execute) -> bool:
+    """Do one thing, without harm to the others: False where the database is locked and it is to be tried again."""
     try:
-        job(subject)
-    except apsw.BusyError:
-        logger.debug("The database is busy; left for the next round.")
+        job(execute)
+    except Locked:
+        logger.debug("The database is locked; left for the next round.")
         return False
     except Exception:
         logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
@@ -188,17 +214,3 @@ def trim_all(execute: Execute) -> tuple[int, int]:
         if max(removed) < store.TRIM_BATCH:
             return messages, memberships
         time.sleep(TRIM_PAUSE)
-
-
-def checkpoint(connection: apsw.Connection) -> None:
-    """Copy the -wal back, then hold writers up for a moment so that it begins anew.
-
-    Without the second step it never would while somebody keeps writing: measured with one steady sender, the -wal
-    grew without end, and every send took half as long again as with it.
-    """
-    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-    connection.set_busy_timeout(RESTART_WAIT_MS)
-    try:
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-    finally:
-        connection.set_busy_timeout(LOCK_WAIT_MS)

@@ -21,7 +21,7 @@ class Item(NamedTuple):
 class Waiter:
     """One ``receive()`` that waits on a channel. It is woken once, with an item or with a hint to look again."""
 
-    __slots__ = ("channel", "future", "item", "loop", "parked", "queue", "woken")
+    __slots__ = ("apart", "channel", "future", "item", "loop", "parked", "queue", "woken")
 
     def __init__(self, channel: str, queue: str, loop: asyncio.AbstractEventLoop) -> None:
         self.channel = channel
@@ -31,6 +31,7 @@ class Waiter:
         self.item: Item | None = None
         self.parked = False  # the item had been waiting in the mailbox: it may have expired there
         self.woken = False
+        self.apart = False  # it looks through a connection that may see what others do not
 
     def wake(self) -> bool:
         """Let the waiter go on; False where its loop is closed and nobody will."""
@@ -95,14 +96,19 @@ class Mailboxes:
         with self._lock:
             self._remove(waiter)
 
-    def abandon(self, waiter: Waiter) -> None:
+    def abandon(self, waiter: Waiter) -> Item | None:
         """Take out a waiter that does not use what it was given: its item, or the hint, goes to the next one.
 
-        It was cancelled, or has found a message by itself while the hint to another one came.
+        It was cancelled, or has found a message by itself while the hint to another one came. Returns the item of a
+        normal channel that nobody else waits on: other processes may, so it is not parked here.
         """
         with self._lock:
             self._remove(waiter)
-            self._give_on(waiter)
+            item = waiter.item
+            if item is None or waiter.queue.endswith("!"):
+                self._give_on(waiter)
+                return None
+            return None if self._hand_over(waiter.channel, item) else item
 
     def put(self, channel: str, item: Item, limit: int | None) -> bool:
         """Hand an item to the longest waiting receiver of the channel, or park it.
@@ -121,6 +127,18 @@ class Mailboxes:
         """Let up to ``count`` receivers of the channel look at the database again."""
         with self._lock:
             self._wake(channel, count)
+
+    def nudge(self, queue: str) -> None:
+        """Let those who look for themselves look at this queue again."""
+        with self._lock:
+            for waiter in self._waiting.get(queue, ()):
+                if waiter.apart and not waiter.woken:
+                    waiter.wake()
+
+    def park(self, channel: str, item: Item) -> None:
+        """Keep an item in front for the channel's next receiver in this process."""
+        with self._lock:
+            self._parked.setdefault(channel, deque()).appendleft(item)
 
     def loop_waiting_on(self, queue: str) -> asyncio.AbstractEventLoop | None:
         """An open loop in which somebody waits on this queue and has not been woken yet."""
@@ -186,6 +204,7 @@ class Mailboxes:
         with self._lock:
             for waiters in self._waiting.values():
                 for waiter in waiters:
+                    waiter.woken = True  # it must not be given anything any more
                     waiter.fail(error)
 
     def _unpark(self, waiter: Waiter, parked: deque[Item]) -> None:

@@ -125,9 +125,14 @@ def create(execute: Execute, available: Sequence[Step]) -> None:
     One transaction, and not one a file: a process that opens the database meanwhile sees all of it or nothing.
     """
     with _Transaction(execute):
-        if not records(execute):
-            for step in available:
-                _run(execute, step)
+        create_within(execute, available)
+
+
+def create_within(execute: Execute, available: Sequence[Step]) -> None:
+    """As ``create``, in the transaction that the caller has begun."""
+    if not records(execute):
+        for step in available:
+            _run(execute, step)
 
 
 class _Transaction:

@@ -51,6 +51,19 @@ WHERE prefix = ? AND queue = ? AND id <= ? AND +expires_at > (SELECT now FROM ch
 RETURNING id, CAST(targets AS BLOB), payload, expires_at
 """
 
+_PUT_BACK = """
+INSERT INTO channels_lite_message (id, prefix, queue, payload, expires_at)
+SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ? FROM channels_lite_message
+"""
+
+# On a connection of sqlite3, which has no update hook. In the temporary schema: other programs lack the function.
+WAKE = """
+CREATE TEMP TRIGGER IF NOT EXISTS channels_lite_wake AFTER INSERT ON main.channels_lite_message
+BEGIN
+    SELECT channels_lite_inserted(NEW.prefix, NEW.queue);
+END
+"""
+
 _HAS_LIVE = "SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = ? LIMIT 1"
 
 _PENDING = "SELECT count(*) FROM (SELECT 1 FROM channels_lite_live_message WHERE prefix = ? AND queue = ? LIMIT ?)"
@@ -141,6 +154,11 @@ def pending(execute: Execute, prefix: str, names: Sequence[str], at_most: int) -
     if len(names) <= FEW:
         return {name: execute(_PENDING, (prefix, name, at_most))[0][0] for name in names}
     return dict(execute(_PENDING_IN_MANY, (prefix, at_most, json.dumps(names))))
+
+
+def put_back(execute: Execute, prefix: str, queue: str, payload: bytes, expires_at: int) -> None:
+    """Undo the claim of a normal channel's oldest message: it is in front again, whatever the capacity."""
+    execute(_PUT_BACK, (prefix, queue, payload, expires_at))
 
 
 def data_version(execute: Execute) -> int:

@@ -8,6 +8,7 @@ import pytest
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.layers.core import SQLiteChannelLayer
 from tests.patience import PATIENCE
 
 Make = Callable[..., BaseChannelLayer]
@@ -17,7 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deviation(layer, how): the named layer deviates, in this way")
 
 
-@pytest.fixture(params=["memory", "aio"])
+@pytest.fixture(params=["memory", "aio", "core"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Which layer is under test; skips where it is known to deviate."""
     for marker in request.node.iter_markers("deviation"):
@@ -28,13 +29,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def make(kind: str, path: str) -> AsyncIterator[Make]:
+async def make(kind: str, path: str, alias: str) -> AsyncIterator[Make]:
     """Make layers that share what they hold, as far as two objects of this kind can; they are closed afterwards."""
     made: list[BaseChannelLayer] = []
 
     def make_one(**options: Any) -> BaseChannelLayer:
         if kind == "memory":
             made.append(InMemoryChannelLayer(**options))
+        elif kind == "core":
+            made.append(SQLiteChannelLayer(database=alias, **options))
         else:
             made.append(AIOSQLiteChannelLayer(path=path, **options))
         return made[-1]

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from channels_lite import schema
-from channels_lite.database import Database
+from channels_lite.apsw_database import ApswDatabase
 from channels_lite.drops import Reason
 from channels_lite.errors import LayerClosed
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
@@ -90,8 +90,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[threading.Thread]]
         monkeypatch.setattr(owner, name, noting)
 
     note(schema, "connect")
-    note(Database, "_execute")
-    note(Database, "close")
+    note(ApswDatabase, "_execute")
+    note(ApswDatabase, "close")
     return seen
 
 
@@ -170,7 +170,7 @@ async def test_flush_by_another_layer(make_layer: MakeLayer) -> None:
 
 async def test_opening_again_and_again(layer: AIOSQLiteChannelLayer) -> None:
     """Nothing is kept of the databases that a layer had open before."""
-    opened = weakref.WeakSet[Database]()
+    opened = weakref.WeakSet[ApswDatabase]()
     for _ in range(5):
         await layer.send("jobs", {"type": "x"})
         assert layer._database is not None

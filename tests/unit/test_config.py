@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import apsw
 import pytest
 from channels.exceptions import ChannelFull, InvalidChannelLayerError
 from channels.layers import get_channel_layer
@@ -17,7 +18,7 @@ from django.db import connections
 from django.test import override_settings
 from django.utils.safestring import SafeString
 
-from channels_lite import config, database
+from channels_lite import config
 from channels_lite.errors import ConfigError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from tests.settings import FOLDER, SECRET_KEY
@@ -268,7 +269,7 @@ def test_construction_does_no_io(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     files = sorted(FOLDER.iterdir())
     for name in ("open", "stat", "mkdir", "listdir"):
         monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr(database.apsw, "Connection", refuse)
+    monkeypatch.setattr(apsw, "Connection", refuse)
     layers = [AIOSQLiteChannelLayer(), AIOSQLiteChannelLayer(path=tmp_path / "no folder" / "a.sqlite3")]
     monkeypatch.undo()
     assert not list(tmp_path.iterdir())

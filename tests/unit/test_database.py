@@ -13,24 +13,25 @@ import apsw
 import pytest
 from django.conf import settings
 
+from channels_lite import apsw_database, store
 from channels_lite import database as module
-from channels_lite import store
-from channels_lite.database import Database, acquire, release
-from channels_lite.errors import DatabaseBusy, LayerClosed, SchemaError
+from channels_lite.apsw_database import ApswDatabase, open_file
+from channels_lite.database import release
+from channels_lite.errors import DatabaseBusy, LayerClosed, Locked, SchemaError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from tests.patience import PATIENCE, until
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
 
 
-async def opened(layer: AIOSQLiteChannelLayer) -> Database:
+async def opened(layer: AIOSQLiteChannelLayer) -> ApswDatabase:
     """The layer's database, opened."""
     await layer.group_discard("nobody", "x")
     assert layer._database is not None
     return layer._database
 
 
-def is_closed(database: Database) -> bool:
+def is_closed(database: ApswDatabase) -> bool:
     """Whether nothing is left open of a database."""
     try:
         database.read(store.data_version)
@@ -159,11 +160,13 @@ async def test_acquire_and_release(path: str) -> None:
     """What is acquired twice by one layer is given back once; releasing what is closed is harmless."""
 
     class Layer:
-        pass
+        def capacity(self, channel: str) -> int:
+            return len(channel)
 
     layer = Layer()
-    database = await asyncio.to_thread(acquire, path, layer)
-    assert await asyncio.to_thread(acquire, path, layer) is database
+    database = await asyncio.to_thread(open_file, path, layer, layer.capacity)
+    assert database.capacity(id(layer), "abc") == 3
+    assert await asyncio.to_thread(open_file, path, layer, layer.capacity) is database
     await asyncio.to_thread(release, database, layer)
     assert is_closed(database)
     await asyncio.to_thread(release, database, layer)
@@ -179,7 +182,7 @@ async def test_settings_of_the_connection(layer: AIOSQLiteChannelLayer) -> None:
         "mmap_size": 0,
         "wal_autocheckpoint": 0,
         "busy_timeout": 0,
-        "journal_size_limit": module.JOURNAL_LIMIT,
+        "journal_size_limit": apsw_database.JOURNAL_LIMIT,
     }
     assert {name: database._connection.pragma(name) for name in expected} == expected
 
@@ -215,7 +218,7 @@ async def test_busy_comes_at_once(layer: AIOSQLiteChannelLayer, locker: Locker) 
     locker.lock()
     before = time.perf_counter()
     for _ in range(100):
-        with pytest.raises(apsw.BusyError):
+        with pytest.raises(Locked):
             database.write(store.send, "", "x", None, b"", None, 1_000)
     assert time.perf_counter() - before < 1.0
     locker.unlock()

@@ -11,8 +11,10 @@ from typing import Any
 import apsw
 import pytest
 
+from channels_lite import apsw_database, store
 from channels_lite import keeper as module
-from channels_lite import store
+from channels_lite.apsw_database import Spare
+from channels_lite.errors import Locked
 from channels_lite.keeper import Keeper
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.schema import Execute
@@ -55,11 +57,16 @@ def other(ready: AIOSQLiteChannelLayer, path: str) -> Iterator[Other]:
 @pytest.fixture
 def keeper(ready: AIOSQLiteChannelLayer, path: str) -> Iterator[Keeper]:
     """A running keeper of the test's file, beside the layer's own."""
-    keeper = Keeper(path)
+    keeper = keeper_on(path)
     keeper.start()
     yield keeper
     keeper._jobs.clear()
     keeper.stop()
+
+
+def keeper_on(path: str) -> Keeper:
+    """A keeper as the apsw layer has it."""
+    return Keeper(path, lambda: Spare(path, apsw_database.LOCK_WAIT_MS))
 
 
 def keeper_of(layer: AIOSQLiteChannelLayer) -> Keeper:
@@ -77,18 +84,18 @@ def wait_for(event: threading.Event) -> None:
 def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the threads in which checkpoints ran, as they come; how each ended is behind the name."""
     threads: list[str] = []
-    checkpoint = module.checkpoint
+    checkpoint = Spare.checkpoint
 
-    def noted(connection: apsw.Connection) -> None:
+    def noted(spare: Spare) -> None:
         name = threading.current_thread().name
         try:
-            checkpoint(connection)
-        except apsw.BusyError:
+            checkpoint(spare)
+        except Locked:
             threads.append(f"{name}: busy")
             raise
         threads.append(name)
 
-    monkeypatch.setattr(module, "checkpoint", noted)
+    monkeypatch.setattr(Spare, "checkpoint", noted)
     return threads
 
 
@@ -102,7 +109,7 @@ async def test_wal_stays_small(make_layer: MakeLayer, path: str, checkpoints: li
         await layer.receive("x")
         if number % 100 == 0:
             largest = max(largest, os.path.getsize(f"{path}-wal"))
-    assert largest < module.JOURNAL_LIMIT
+    assert largest < apsw_database.JOURNAL_LIMIT
     assert checkpoints
     assert set(checkpoints) <= {f"channels_lite keeper of {path}", f"channels_lite keeper of {path}: busy"}
     assert layer._database is not None
@@ -143,7 +150,7 @@ async def test_slow_reader(
 
 def test_when_a_checkpoint_is_due(path: str) -> None:
     """A checkpoint is due at the threshold, and again when as much has come on top or the -wal has begun anew."""
-    keeper = Keeper(path)
+    keeper = keeper_on(path)
     full = module.CHECKPOINT_PAGES
     due = []
     for pages in (1, full - 1, full, full + 1, 2 * full - 1, 2 * full, 2 * full + 1, 1, full):
@@ -247,7 +254,7 @@ def test_jobs(keeper: Keeper, other: Other) -> None:
 
     def job(number: int) -> Callable[[Execute], None]:
         def run(execute: Execute) -> None:
-            assert execute("PRAGMA busy_timeout", ()) == [(module.LOCK_WAIT_MS,)]
+            assert execute("PRAGMA busy_timeout", ()) == [(apsw_database.LOCK_WAIT_MS,)]
             assert execute("PRAGMA wal_autocheckpoint", ()) == [(0,)]
             assert execute("PRAGMA synchronous", ()) == [(1,)]
             ran.append((number, threading.current_thread().name))
@@ -297,12 +304,12 @@ async def test_job_at_a_locked_database(
     keeper: Keeper, other: Other, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job that met a locked database for too long is done in a later round; it is not forgotten."""
-    monkeypatch.setattr(module, "LOCK_WAIT_MS", 10)
+    monkeypatch.setattr(apsw_database, "LOCK_WAIT_MS", 10)
     caplog.set_level(logging.DEBUG, "channels_lite.keeper")
     other.run("INSERT INTO channels_lite_membership VALUES ('', 'g', 'x', '', 0, 1)")
     other.run("BEGIN IMMEDIATE")
     keeper.ask(lambda execute: store.evict(execute, "", "x", "", 1))
-    await until(lambda: "busy" in caplog.text)
+    await until(lambda: "locked" in caplog.text)
     other.run("ROLLBACK")
     keeper.ask(lambda execute: None)
     await until(lambda: other.count("membership") == 0)
@@ -354,7 +361,7 @@ def test_stop_from_within(keeper: Keeper) -> None:
 
 def test_database_that_cannot_be_opened(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper whose file is gone says so, does not spin, and can be stopped."""
-    keeper = Keeper(str(tmp_path / "gone.sqlite3"))
+    keeper = keeper_on(str(tmp_path / "gone.sqlite3"))
     said = []
     first = threading.Event()
 

@@ -179,21 +179,67 @@ async def test_abandoned_with_a_message(boxes: Mailboxes) -> None:
 
 async def test_abandoned_with_a_message_and_nobody_else(boxes: Mailboxes) -> None:
     """The message of a cancelled receiver is parked in front of those that came later."""
-    gone = boxes.wait("x", "x")
-    boxes.put("x", A, None)
-    boxes.put("x", B, None)
+    gone = boxes.wait("x!", "x!")
+    boxes.put("x!", A, None)
+    boxes.put("x!", B, None)
     boxes.abandon(gone)
-    assert [await served(boxes, boxes.wait("x", "x")) for _ in range(2)] == [A, B]
-    unparked = boxes.wait("x", "x")
+    assert [await served(boxes, boxes.wait("x!", "x!")) for _ in range(2)] == [A, B]
+    unparked = boxes.wait("x!", "x!")
     boxes.leave(unparked)
     assert is_empty(boxes)
 
 
 async def test_abandoned_with_a_parked_message(boxes: Mailboxes) -> None:
     """A receiver cancelled with a message out of the mailbox puts it back where it was."""
+    boxes.put("x!", A, None)
+    boxes.put("x!", B, None)
+    boxes.abandon(boxes.wait("x!", "x!"))
+    assert [await served(boxes, boxes.wait("x!", "x!")) for _ in range(2)] == [A, B]
+    assert is_empty(boxes)
+
+
+async def test_abandoned_on_a_normal_channel(boxes: Mailboxes) -> None:
+    """A message of a normal channel that nobody here takes is given back: another process may want it."""
+    gone = boxes.wait("x", "x")
     boxes.put("x", A, None)
-    boxes.put("x", B, None)
-    boxes.abandon(boxes.wait("x", "x"))
+    assert boxes.abandon(gone) is A
+    assert is_empty(boxes)
+    gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
+    boxes.put("x", A, None)
+    assert boxes.abandon(gone) is None
+    assert await served(boxes, stays) is A
+    assert is_empty(boxes)
+
+
+async def test_nothing_for_those_who_fail(boxes: Mailboxes) -> None:
+    """Between the layer's closing and the end of a receiver, no message is handed to it."""
+    waiter = boxes.wait("x", "x")
+    boxes.fail(RuntimeError("closed"))
+    assert boxes.loop_waiting_on("x") is None
+    assert not boxes.put("x", A, 0)
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiter.future
+    assert boxes.abandon(waiter) is None
+    assert is_empty(boxes)
+
+
+async def test_nudge(boxes: Mailboxes) -> None:
+    """A nudge lets those look who look for themselves, on this queue, and nobody else."""
+    waiters = [boxes.wait("x!a", "x!"), boxes.wait("x!b", "x!"), boxes.wait("x!c", "x!"), boxes.wait("y", "y")]
+    for waiter in (waiters[0], waiters[1], waiters[3]):
+        waiter.apart = True
+    boxes.nudge("x!")
+    boxes.nudge("nobody")
+    assert [waiter.woken for waiter in waiters] == [True, True, False, False]
+    for waiter in waiters:
+        boxes.abandon(waiter)
+    assert is_empty(boxes)
+
+
+async def test_park(boxes: Mailboxes) -> None:
+    """What is parked is the next to be received, before what was parked earlier."""
+    boxes.park("x", B)
+    boxes.park("x", A)
     assert [await served(boxes, boxes.wait("x", "x")) for _ in range(2)] == [A, B]
     assert is_empty(boxes)
 

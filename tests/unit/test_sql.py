@@ -460,6 +460,9 @@ def use_every_function(run: Run) -> None:
     assert store.expired(run, {"past": 0, "future": FAR}) == ["past"]
     assert store.data_version(run) > 0
     assert [row.targets for row in store.claim_queue(run, "", "zone.client!")] == [b'["a"]']
+    store.put_back(run, "", "chat", b"put back", FAR)
+    store.put_back(run, "", "chat", b"put back last", FAR)
+    assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR), (b"put back", FAR)]
     assert (store.claim_one(run, "", "chat") or ("",))[0] == b"payload"
     store.group_discard(run, "", "room", "zone.client!", "a")
     store.evict(run, "", "chat", "", FAR)

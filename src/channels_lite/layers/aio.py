@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,20 +9,15 @@ import apsw
 from channels.exceptions import ChannelFull, MessageTooLarge
 
 from channels_lite import config, store
-from channels_lite.database import Database, acquire, release
-from channels_lite.errors import DatabaseBusy, LayerClosed
-from channels_lite.keeper import trim_all
+from channels_lite.apsw_database import ApswDatabase, open_file
+from channels_lite.errors import LayerClosed, Locked
+from channels_lite.keeper import pause
 from channels_lite.layers.base import WAITING, SQLiteLayer
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
 
-BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
-BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has tried often
-PATIENT_AFTER = 50  # tries
-SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
 
-
-class AIOSQLiteChannelLayer(SQLiteLayer):
+class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
     """A channel layer on a SQLite file of its own; options: ``channels_lite.config.Options``.
 
     ``database="default"`` (or nothing) means a companion file beside the default database, any other alias its own
@@ -32,56 +26,15 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
 
     library = "apsw"
 
-    def __init__(self, **configuration: Any) -> None:
-        super().__init__(**configuration)
-        self._deadline = config.busy_deadline(self.options)
-
-    def _begin(self) -> None:
-        super()._begin()
-        self._database: Database | None = None
-
     @staticmethod
     def locate(options: config.Options) -> str:
         """The companion of the default database, the file of another alias, or the path."""
         return config.own_file(options)
 
-    # Opening and closing.
-
-    async def _ready(self) -> Database:
-        database = self._database
-        if database is not None:
-            return database
-        path = self.file()
-        if path == config.MEMORY:
-            return self._opened(path, self._closings)
-        # Away from the loop: creating the schema waits for locks and for the disk.
-        return await asyncio.to_thread(self._opened, path, self._closings)
-
-    def _opened(self, path: str, closings: int) -> Database:
-        with self._opening:
-            self._check_open(closings)
-            if self._database is None:
-                database = acquire(path, self)
-                database.register_capacity(self, self._room)
-                pause = min(max(self.expiry / 2, SWEEP[0]), SWEEP[1])
-                database.keeper.look_after(self, pause, trim=self.options.auto_trim)
-                self._database = database
-            return self._database
-
-    async def close(self) -> None:
-        """Stop listening and close the database; a waiting receive() ends with LayerClosed.
-
-        May be called more than once; the next use opens the database again.
-        """
-        self._stop_waiting()
-        if self._database is not None or self._opening.locked():
-            await asyncio.to_thread(self._closed)
-
-    def _closed(self) -> None:
-        with self._opening:
-            database, self._database = self._database, None
-        if database is not None:
-            release(database, self)
+    def _acquire(self) -> ApswDatabase:
+        database = open_file(self.file(), self, self._room)
+        self._upkeep(database)
+        return database
 
     # Writing.
 
@@ -91,30 +44,27 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
         for attempt in itertools.count():
             try:
                 return database.write(operation, *arguments)
-            except apsw.BusyError:
+            except Locked:
                 now = asyncio.get_running_loop().time()
                 deadline = deadline or now + self._deadline
                 if now >= deadline:
-                    raise DatabaseBusy(
-                        f"The database {database.path} was locked by somebody else for {self._deadline:g} s; "
-                        "nothing was sent or changed."
-                    ) from None
+                    raise self._busy(database.path) from None
             except apsw.ConstraintError as error:
                 if store.FULL not in str(error):
                     raise
                 raise ChannelFull from None
             except apsw.TooBigError as error:
                 raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
-            await asyncio.sleep(_pause(attempt))
+            await asyncio.sleep(pause(attempt))
         raise AssertionError("unreachable")
 
     def _announce(self, queues: Iterable[str]) -> None:
         if self._database is not None:
             self._database.announce(self.options.prefix, queues)
 
-    def _queues(self, ids: list[int]) -> list[str]:
+    def _queues(self, sent: list[int]) -> list[str]:
         try:
-            return [queue for _, queue in self._database.read(store.queues, ids)] if self._database else []
+            return [queue for _, queue in self._database.read(store.queues, sent)] if self._database else []
         except LayerClosed:  # the messages are sent all the same
             return []
 
@@ -127,14 +77,14 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             return None
         try:
             return self._claim(waiter.queue, hinted=False)
-        except apsw.BusyError:
-            waiter.loop.call_later(_pause(attempt), self._mailboxes.wake, waiter.channel)
+        except Locked:
+            waiter.loop.call_later(pause(attempt), self._mailboxes.wake, waiter.channel)
             return None
 
     def _take(self, queue: str) -> Item | None:
         try:
             return self._claim(queue, hinted=True)
-        except apsw.BusyError:
+        except Locked:
             return None
 
     def _claim(self, queue: str, *, hinted: bool) -> Item | None:
@@ -162,8 +112,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
         try:
             while self._database.read(self._claim_and_deliver, queue) == store.CLAIM_BATCH:
                 pass
-        except apsw.BusyError:
-            _call_later(loop or waiting, _pause(attempt), self._collect, queue, attempt + 1, loop)
+        except Locked:
+            _call_later(loop or waiting, pause(attempt), self._collect, queue, attempt + 1, loop)
 
     def _claim_and_deliver(self, execute: Execute, queue: str) -> int:
         # Under the database's lock until all is delivered: another thread's later claim must not overtake.
@@ -172,18 +122,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             self._deliver(queue, row)
         return len(rows)
 
-    def _is_live(self, item: Item) -> bool:
+    async def _is_live(self, item: Item) -> bool:
         return self._database is not None and self._database.read(store.is_live, item.expires_at)
 
-    def _forget(self, prefix: str) -> None:
-        if self._database is not None:
-            self._database.forget(prefix)
-
     # Away from the loop.
-
-    def _later(self, job: Callable[[Execute], Any]) -> None:
-        if self._database is not None:
-            self._database.keeper.ask(job)
 
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
         database = await self._ready()
@@ -191,26 +133,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer):
             return database.read(job)
         try:
             return await asyncio.to_thread(database.run_aside, job, self._deadline)
-        except apsw.BusyError:
-            raise DatabaseBusy(
-                f"The database {database.path} was locked by somebody else for {self._deadline:g} s."
-            ) from None
-
-    async def clean_expired(self) -> tuple[int, int]:
-        """Remove what has expired, of every layer in the file: how many messages and memberships there were."""
-
-        def job(execute: Execute) -> tuple[int, int]:
-            removed = trim_all(execute)
-            self.sweep(execute)
-            return removed
-
-        removed: tuple[int, int] = await self._aside(job)
-        return removed
-
-
-def _pause(attempt: int) -> float:
-    longest = BUSY_PAUSE[1] if attempt < PATIENT_AFTER else BUSY_PAUSE_MAX
-    return random.uniform(BUSY_PAUSE[0], longest)
+        except Locked:
+            raise self._busy(database.path) from None
 
 
 def _call_later(loop: asyncio.AbstractEventLoop, delay: float, step: Callable[..., None], *arguments: Any) -> None:

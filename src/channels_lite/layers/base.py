@@ -10,7 +10,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 from channels.exceptions import ChannelFull
@@ -18,21 +18,26 @@ from channels.layers import BaseChannelLayer
 
 from channels_lite import config, store
 from channels_lite.codec import Codec
+from channels_lite.database import Database, release
 from channels_lite.drops import Drops, Reason
-from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
+from channels_lite.errors import DatabaseBusy, ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
+from channels_lite.keeper import trim_all
 from channels_lite.mailbox import Item, Mailboxes, Waiter
 from channels_lite.schema import Execute
 from channels_lite.store import Claimed
-from channels_lite.watcher import Source, Watchers
+from channels_lite.watcher import Watchers
+
+D = TypeVar("D", bound=Database)
 
 WAITING = "The channel layer was closed while receive() was waiting."
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
+SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
 
 _parse_targets = msgspec.json.Decoder(list[str]).decode
-_layers: "weakref.WeakSet[SQLiteLayer]" = weakref.WeakSet()
+_layers: "weakref.WeakSet[SQLiteLayer[Any]]" = weakref.WeakSet()
 
 
-class SQLiteLayer(BaseChannelLayer, abc.ABC):
+class SQLiteLayer(BaseChannelLayer, Generic[D]):
     """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
 
     extensions: ClassVar = ["groups", "flush"]
@@ -52,6 +57,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self.options = options
         self.group_expiry = options.group_expiry
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
+        self._deadline = config.busy_deadline(options)
         self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys, options.expiry)
         self._watchers = Watchers(self, options.polling_interval, options.polling_idle_timeout)
         self._begin()
@@ -63,6 +69,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         self._own = f".{self.client_prefix}!"
         self.drops = Drops()
         self._mailboxes = Mailboxes()
+        self._database: D | None = None
         self._opening = threading.Lock()
         self._closings = 0  # how often the layer was closed: an opening or a receive() that meets another number ends
 
@@ -80,22 +87,74 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """The database file of this layer, or ``:memory:``. Reads settings only."""
         return self.locate(self.options)
 
+    # Opening and closing.
+
+    @abc.abstractmethod
+    def _acquire(self) -> D:
+        """The database of this layer, opened if this process has not opened it yet."""
+
+    async def _ready(self) -> D:
+        """Open the database if it is not open."""
+        if self._database is not None:
+            return self._database
+        if self.file() == config.MEMORY:
+            return self._opened(self._closings)
+        # Away from the loop: creating the schema waits for locks and for the disk.
+        return await asyncio.to_thread(self._opened, self._closings)
+
+    def _opened(self, closings: int) -> D:
+        with self._opening:
+            self._check_open(closings)
+            if self._database is None:
+                self._database = self._acquire()
+            return self._database
+
+    async def close(self) -> None:
+        """Stop listening and close the database; a waiting receive() ends with LayerClosed.
+
+        May be called more than once; the next use opens the database again.
+        """
+        self._closings += 1
+        self._mailboxes.fail(LayerClosed(WAITING))
+        self._watchers.stop()
+        if self._database is not None or self._opening.locked():
+            await asyncio.to_thread(self._closed)
+
+    def _closed(self) -> None:
+        with self._opening:
+            database, self._database = self._database, None
+        if database is not None:
+            release(database, self)
+
+    def _check_open(self, closings: int) -> None:
+        if self._closings != closings:
+            raise LayerClosed(WAITING)
+
+    def _upkeep(self, database: Database) -> None:
+        pause = min(max(self.expiry / 2, SWEEP[0]), SWEEP[1])
+        database.keeper.look_after(self, pause, trim=self.options.auto_trim)
+
+    def _busy(self, path: str) -> DatabaseBusy:
+        return DatabaseBusy(
+            f"The database {path} was locked by somebody else for {self._deadline:g} s; nothing was sent or changed."
+        )
+
     # What the connection brings.
 
     @abc.abstractmethod
-    async def _ready(self) -> Source:
-        """Open the database if it is not open."""
+    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[Any], list[str]]:
+        """Run a function of ``store`` that writes.
 
-    @abc.abstractmethod
-    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
-        """Run a function of ``store`` that writes, and wait until it is committed; as Database.write()."""
+        Returns what ``_queues`` understands, one for each message that went in, and the channels that the statement
+        considered, if it asked for their capacity.
+        """
 
     @abc.abstractmethod
     def _announce(self, queues: Iterable[str]) -> None:
-        """After a commit into these queues: wake who waits there, in this process and others."""
+        """When a write into these queues is committed: wake who waits there, in this process and others."""
 
     @abc.abstractmethod
-    def _queues(self, ids: list[int]) -> list[str]:
+    def _queues(self, sent: list[Any]) -> list[str]:
         """The queues of messages that were just sent, as far as they are still there."""
 
     @abc.abstractmethod
@@ -103,8 +162,8 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """Look for what a new waiter may have missed, without blocking.
 
         Returns a claimed message of a normal channel, to be handed over before anything is awaited. What is found for
-        a process-specific queue is handed to its waiters, this one included. Where the database is locked, the waiter
-        is woken later to look again; ``attempt`` is how often it has.
+        a process-specific queue, or later, is handed to its waiters, this one included. Where the database is locked,
+        the waiter is woken later to look again; ``attempt`` is how often it has.
         """
 
     @abc.abstractmethod
@@ -116,16 +175,18 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         """Look for what other processes have sent to anybody who waits here. Called by the watchers."""
 
     @abc.abstractmethod
-    def _is_live(self, item: Item) -> bool:
+    async def _is_live(self, item: Item) -> bool:
         """Whether a parked message has not expired."""
 
-    @abc.abstractmethod
     def _forget(self, prefix: str) -> None:
         """Let all layers of this process throw away what is parked under this prefix."""
+        if self._database is not None:
+            self._database.forget(prefix)
 
-    @abc.abstractmethod
     def _later(self, job: Callable[[Execute], Any]) -> None:
         """Run a job on a connection, away from the loop, when there is time."""
+        if self._database is not None:
+            self._database.keeper.ask(job)
 
     @abc.abstractmethod
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
@@ -189,19 +250,29 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
             found = None if waiter.item else self._look(waiter, attempt)
             if found is None:
                 await waiter.future
+            live = found is not None or not waiter.parked or waiter.item is None or await self._is_live(waiter.item)
         except BaseException:
-            mailboxes.abandon(waiter)
+            self._give_up(waiter)
             raise
-        # From the claim to the caller, nothing is awaited.
+        # From here to the caller, nothing is awaited.
         if found is not None:
-            mailboxes.abandon(waiter)
+            self._give_up(waiter)
             return found
         mailboxes.leave(waiter)
-        item = waiter.item
-        if waiter.parked and item is not None and not self._is_live(item):
-            self._expired(channel, item)
+        if waiter.item is not None and not live:
+            self._expired(channel, waiter.item)
             return None
-        return item
+        return waiter.item
+
+    def _give_up(self, waiter: Waiter) -> None:
+        """Take out a waiter that does not use what it was given: it goes to the next one, or back where it was."""
+        left = self._mailboxes.abandon(waiter)
+        if left is not None:
+            self._put_back(waiter.queue, left)
+
+    def _put_back(self, queue: str, item: Item) -> None:
+        """Let a message of a normal channel be the next one again, for whichever process asks."""
+        self._later(lambda execute: store.put_back(execute, self.options.prefix, queue, *item))
 
     def _open(self, channel: str, item: Item) -> dict[str, Any] | None:
         try:
@@ -261,18 +332,16 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
         await self._aside(lambda execute: store.flush(execute, self.options.prefix))
         self._forget(self.options.prefix)
 
-    @abc.abstractmethod
     async def clean_expired(self) -> tuple[int, int]:
-        """Remove what has expired: how many messages and memberships there were."""
+        """Remove what has expired, of every layer in the file: how many messages and memberships there were."""
 
-    def _check_open(self, closings: int) -> None:
-        if self._closings != closings:
-            raise LayerClosed(WAITING)
+        def job(execute: Execute) -> tuple[int, int]:
+            removed = trim_all(execute)
+            self.sweep(execute)
+            return removed
 
-    def _stop_waiting(self) -> None:
-        self._closings += 1
-        self._mailboxes.fail(LayerClosed(WAITING))
-        self._watchers.stop()
+        removed: tuple[int, int] = await self._aside(job)
+        return removed
 
     # Within the process.
 
@@ -291,13 +360,17 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC):
             if own:
                 self._collect(queue)
             else:
-                self._mailboxes.wake(queue)
+                self._hint(queue)
         return own
 
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
         if prefix == self.options.prefix:
             self._mailboxes.clear()
+
+    def _hint(self, queue: str) -> None:
+        """See to it that somebody who waits on a normal channel looks again."""
+        self._mailboxes.wake(queue)
 
     @abc.abstractmethod
     def _collect(self, queue: str) -> None:

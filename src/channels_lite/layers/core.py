@@ -1,15 +1,32 @@
-"""The layer on Django's own connection: what it sends belongs to the caller's transaction."""
+"""The layer on Django's own connection: what synchronous code sends belongs to its transaction."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 
-from channels_lite import config
-from channels_lite.errors import ConfigError
-from channels_lite.layers.base import SQLiteLayer
+from channels_lite import caller, config, store
+from channels_lite.caller import CallerGone
+from channels_lite.django_database import DjangoDatabase, open_alias
+from channels_lite.errors import ConfigError, LayerClosed, Locked
+from channels_lite.keeper import pause
+from channels_lite.layers.base import WAITING, SQLiteLayer
+from channels_lite.mailbox import Item, Waiter
+from channels_lite.schema import Execute
+
+T = TypeVar("T")
 
 
-class SQLiteChannelLayer(SQLiteLayer):
-    """A channel layer on the Django connection of an alias; options: ``channels_lite.config.Options``."""
+class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
+    """A channel layer on Django's connection of the alias ``database``; options: ``channels_lite.config.Options``.
+
+    ``async_to_sync(layer.send)(…)`` inside ``transaction.atomic()`` on that alias belongs to the transaction: it is
+    seen when that commits, and never if it is rolled back. So do ``group_add`` and ``group_discard``, and a
+    ``receive()`` there gives back what it took. Elsewhere, each call commits by itself.
+    """
 
     library = "sqlite3"
     defaults: ClassVar[dict[str, Any]] = {"serializer_format": "json"}
@@ -27,3 +44,233 @@ class SQLiteChannelLayer(SQLiteLayer):
     def locate(options: config.Options) -> str:
         """The file of the alias itself."""
         return config.alias_file(options.database or config.DEFAULT_ALIAS)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._asking = threading.Lock()
+        self._asked: set[str] = set()  # queues that the keeper has been asked to claim, and has not begun to
+        self._looking = False  # the keeper has been asked to look
+        self._seen: tuple[int, int] | None = None  # the database's version at the last look
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _acquire(self) -> DjangoDatabase:
+        database = open_alias(self.options.database or config.DEFAULT_ALIAS, self.file(), self, self._room)
+        if not database.in_memory:
+            self._upkeep(database)
+        return database
+
+    def _belongs_to_caller(self, database: DjangoDatabase) -> bool:
+        return database.in_memory or caller.is_there()
+
+    # Writing.
+
+    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]]:
+        database = self._database or await self._ready()
+        if self._belongs_to_caller(database):
+            try:
+                return await self._patiently(database, partial(database.send_here, operation, *arguments))
+            except CallerGone:
+                if database.in_memory:
+                    raise
+        return await self._ask(database, lambda execute: database.send(execute, operation, *arguments))
+
+    async def _patiently(self, database: DjangoDatabase, function: Callable[[], T]) -> T:
+        """Run a function in the caller's thread, again and again while the database is locked."""
+        deadline = time.monotonic() + self._deadline
+        for attempt in itertools.count():
+            try:
+                return await caller.run(function)
+            except Locked:
+                if time.monotonic() >= deadline:
+                    raise self._busy(database.path) from None
+            await asyncio.sleep(pause(attempt))
+        raise AssertionError("unreachable")
+
+    async def _ask(self, database: DjangoDatabase, job: Callable[[Execute], T]) -> T:
+        """Run a job in the keeper's thread and wait for its result."""
+        request = Request(job, self._deadline, lambda: self._refusal(database))
+        if not database.keeper.ask(request):
+            raise LayerClosed(WAITING)
+        return await request.future
+
+    def _refusal(self, database: DjangoDatabase) -> Exception:
+        return LayerClosed(WAITING) if database.keeper.stopping else self._busy(database.path)
+
+    def _announce(self, queues: Iterable[str]) -> None:
+        """The database has seen to it."""
+
+    def _queues(self, sent: list[str]) -> list[str]:
+        return sent
+
+    # Looking, in the keeper's thread or the caller's. A claim and its delivery are one job, which nothing tears apart.
+
+    def _look(self, waiter: Waiter, attempt: int) -> Item | None:
+        if self._database is None:
+            raise LayerClosed(WAITING)
+        if self._belongs_to_caller(self._database):
+            self._look_from_caller(self._database, waiter)
+        self._ask_to_claim(self._database, waiter.queue)
+        return None
+
+    def _take(self, queue: str) -> Item | None:
+        return None
+
+    def _look_from_caller(self, database: DjangoDatabase, waiter: Waiter) -> None:
+        waiter.apart = True
+        task = waiter.loop.create_task(self._claim_from_caller(database, waiter))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _claim_from_caller(self, database: DjangoDatabase, waiter: Waiter) -> None:
+        claim = partial(database.claim_here, partial(self._claim, waiter.queue))
+        attempts = itertools.count()
+        while True:
+            try:
+                return await caller.run(claim)
+            except Locked:
+                await asyncio.sleep(pause(next(attempts)))
+            except Exception as error:
+                if isinstance(error, CallerGone) and not database.in_memory:
+                    return None  # the keeper looks
+                return waiter.fail(error)
+
+    def _ask_to_claim(self, database: DjangoDatabase, queue: str) -> None:
+        if database.in_memory or self._mailboxes.loop_waiting_on(queue) is None:
+            return
+        with self._asking:
+            if queue in self._asked:
+                return
+            self._asked.add(queue)
+        database.keeper.ask(partial(self._begin_claim, queue))
+
+    def _begin_claim(self, queue: str, execute: Execute) -> None:
+        # Before the look: who waits from now on asks again.
+        with self._asking:
+            self._asked.discard(queue)
+        self._claim(queue, execute)
+
+    def _claim(self, queue: str, execute: Execute) -> None:
+        """Claim for those who wait on this queue, and hand over."""
+        claim = self._claim_rows if queue.endswith("!") else self._claim_one
+        while self._mailboxes.loop_waiting_on(queue) is not None and claim(queue, execute):
+            pass
+
+    def _claim_rows(self, queue: str, execute: Execute) -> bool:
+        rows = store.claim_queue(execute, self.options.prefix, queue)
+        for row in rows:
+            self._deliver(queue, row)
+        return len(rows) == store.CLAIM_BATCH
+
+    def _claim_one(self, queue: str, execute: Execute) -> bool:
+        row = store.claim_one(execute, self.options.prefix, queue)
+        if row is None:
+            return False
+        if not self._mailboxes.put(queue, Item(*row), 0):  # who waited has gone meanwhile
+            try:
+                store.put_back(execute, self.options.prefix, queue, *row)
+            except Locked:
+                self._put_back(queue, Item(*row))
+        return True
+
+    def _hint(self, queue: str) -> None:
+        self._collect(queue)
+
+    def _collect(self, queue: str) -> None:
+        if self._database is not None:
+            self._mailboxes.nudge(queue)
+            self._ask_to_claim(self._database, queue)
+
+    def look(self) -> None:
+        if self._database is not None and not self._looking:
+            self._looking = True
+            self._database.keeper.ask(partial(self._look_at_all, self._database))
+
+    def _look_at_all(self, database: DjangoDatabase, execute: Execute) -> None:
+        self._looking = False
+        seen = database.version_seen(execute)
+        if seen == self._seen:
+            return
+        self._seen = None  # until all of it is done: it may meet a lock
+        names = list(self._mailboxes.waiting())
+        if len(names) > store.FEW:
+            found = store.pending(execute, self.options.prefix, names, 1)
+            names = [name for name in names if found[name]]
+        for name in names:
+            self._claim(name, execute)
+        self._seen = seen
+
+    async def _is_live(self, item: Item) -> bool:
+        database = self._database
+        if database is None:
+            return False
+
+        def job(execute: Execute) -> bool:
+            return store.is_live(execute, item.expires_at)
+
+        if database.in_memory:
+            return await self._patiently(database, partial(database.run_here, job))
+        return await self._ask(database, job)
+
+    def _put_back(self, queue: str, item: Item) -> None:
+        if self._database is not None and self._database.in_memory:
+            self._mailboxes.park(queue, item)  # no other process can ask for it
+        else:
+            super()._put_back(queue, item)
+
+    # Away from the loop.
+
+    def _later(self, job: Callable[[Execute], Any]) -> None:
+        if self._database is None or not self._database.in_memory:
+            return super()._later(job)
+        task = asyncio.get_running_loop().create_task(self._do_later(self._database, job))
+        self._tasks.add(task)
+        return task.add_done_callback(self._tasks.discard)
+
+    async def _do_later(self, database: DjangoDatabase, job: Callable[[Execute], Any]) -> None:
+        await self._patiently(database, partial(database.run_here, job))
+
+    async def _aside(self, job: Callable[[Execute], Any]) -> Any:
+        database = await self._ready()
+        if self._belongs_to_caller(database):
+            return await self._patiently(database, partial(database.run_here, job))
+        try:
+            return await asyncio.to_thread(database.run_aside, job, self._deadline)
+        except Locked:
+            raise self._busy(database.path) from None
+
+
+class Request(Generic[T]):
+    """A job for the keeper whose result a coroutine waits for."""
+
+    def __init__(self, job: Callable[[Execute], T], patience: float, refusal: Callable[[], Exception]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[T] = self._loop.create_future()
+        self._job = job
+        self._deadline = time.monotonic() + patience
+        self._refusal = refusal  # the error for a database that was locked all the time
+
+    def __call__(self, execute: Execute) -> None:
+        """Run the job, unless nobody waits for it any more; Locked where it is to be tried again."""
+        if self.future.cancelled():
+            return
+        try:
+            result = self._job(execute)
+        except Locked:
+            refusal = self._refusal()
+            if not isinstance(refusal, LayerClosed) and time.monotonic() < self._deadline:
+                raise
+            self._answer(self.future.set_exception, refusal)
+        except BaseException as error:
+            self._answer(self.future.set_exception, error)
+        else:
+            self._answer(self.future.set_result, result)
+
+    def _answer(self, give: Callable[[Any], None], answer: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._give, give, answer)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def _give(self, give: Callable[[Any], None], answer: Any) -> None:
+        if not self.future.done():
+            give(answer)
