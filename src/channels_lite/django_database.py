@@ -1,5 +1,6 @@
 """A database through Django: the connections that its threads have, and one of ours for what belongs to no caller."""
 
+import contextlib
 import itertools
 import os
 import sqlite3
@@ -55,20 +56,24 @@ class DjangoDatabase(Database):
             self._open()
 
     def _open(self) -> None:
-        first: list[Own] = [Own(self.alias, OPEN_WAIT_MS)]
-        try:
-            schema.check(first[0].execute, schema.steps(), self.path)
-            first[0].settle()
-            self.hang_bell()
-        except SchemaError:
-            first[0].close()
-            raise
-        except (Locked, sqlite3.Error) as error:
-            first[0].close()
-            raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error
+        first = [self._prepare()]
         self.keeper = Keeper(self.path, lambda: self._took(first.pop() if first else Own(self.alias)))
         self.keeper.start()
         self.keeper.ask(lambda execute: None)  # it takes the first connection over
+
+    def _prepare(self) -> "Own":
+        """The first connection, to a database that has the schema, and the bell beside it."""
+        with contextlib.ExitStack() as undo:
+            try:
+                own = Own(self.alias, OPEN_WAIT_MS)
+                undo.callback(own.close)
+                schema.check(own.execute, schema.steps(), self.path)
+                own.settle()
+            except (Locked, DatabaseError, sqlite3.Error) as error:
+                raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error
+            self.hang_bell()
+            undo.pop_all()
+        return own
 
     def _took(self, own: "Own") -> "Own":
         own.settle()
@@ -206,9 +211,13 @@ class Own:
         self._wrapper.ensure_connection()
         self._raw: sqlite3.Connection = self._wrapper.connection
         self.link = _links.get(self._wrapper) or _attach(self._wrapper)
-        self._wait(lock_wait_ms)
-        if self.execute("PRAGMA journal_mode", ())[0][0] == "wal":
-            self.execute("PRAGMA synchronous = NORMAL", ())  # only our messages are written here
+        try:
+            self._wait(lock_wait_ms)
+            if self.execute("PRAGMA journal_mode", ())[0][0] == "wal":
+                self.execute("PRAGMA synchronous = NORMAL", ())  # only our messages are written here
+        except Exception:
+            self.close()
+            raise
 
     def _wait(self, lock_wait_ms: int) -> None:
         self._raw.execute(f"PRAGMA busy_timeout = {lock_wait_ms}").fetchall()

@@ -199,13 +199,14 @@ class Mailboxes:
         with self._lock:
             self._parked.clear()
 
-    def fail(self, error: Exception) -> None:
-        """End every waiter with an error."""
+    def fail(self, error: Exception, queue: str | None = None) -> None:
+        """End every waiter on this queue, or on any, with an error."""
         with self._lock:
-            for waiters in self._waiting.values():
-                for waiter in waiters:
-                    waiter.woken = True  # it must not be given anything any more
-                    waiter.fail(error)
+            for name in list(self._waiting) if queue is None else [queue]:
+                for waiter in self._waiting.get(name, ()):
+                    if not waiter.woken:
+                        waiter.woken = True  # it must not be given anything any more
+                        waiter.fail(error)
 
     def _unpark(self, waiter: Waiter, parked: deque[Item]) -> None:
         waiter.item = parked.popleft()

@@ -37,7 +37,7 @@ _parse_targets = msgspec.json.Decoder(list[str]).decode
 _layers: "weakref.WeakSet[SQLiteLayer[Any]]" = weakref.WeakSet()
 
 
-class SQLiteLayer(BaseChannelLayer, Generic[D]):
+class SQLiteLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
 
     extensions: ClassVar = ["groups", "flush"]

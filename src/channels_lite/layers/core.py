@@ -147,7 +147,12 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         # Before the look: who waits from now on asks again.
         with self._asking:
             self._asked.discard(queue)
-        self._claim(queue, execute)
+        try:
+            self._claim(queue, execute)
+        except Locked:
+            raise
+        except Exception as error:
+            self._mailboxes.fail(error, queue)
 
     def _claim(self, queue: str, execute: Execute) -> None:
         """Claim for those who wait on this queue, and hand over."""
