@@ -10,7 +10,7 @@ atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 SECRET_KEY = "only for tests, and long enough for them"
 USE_TZ = True
-INSTALLED_APPS = ["channels"]
+INSTALLED_APPS = ["channels", "channels_lite"]
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "db.sqlite3"},
     "channels": {

@@ -1,5 +1,6 @@
 """The entries of CHANNEL_LAYERS that are layers of this package, read from the settings without making a layer."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 from channels.exceptions import InvalidChannelLayerError
@@ -31,11 +32,21 @@ class Entry(NamedTuple):
 def entries() -> list[Entry]:
     """Those whose BACKEND loads and whose CONFIG is right; the others fail when Channels makes them, and say why."""
     found = []
-    for name, entry in getattr(settings, "CHANNEL_LAYERS", {}).items():
-        try:
-            backend = import_string(entry["BACKEND"])
-            if isinstance(backend, type) and issubclass(backend, SQLiteLayer):
-                found.append(Entry(name, backend, backend.parse(entry.get("CONFIG") or {})))
-        except (ImportError, KeyError, InvalidChannelLayerError):
-            continue
-    return found
+    for name in names():
+        with contextlib.suppress(ImportError, KeyError, InvalidChannelLayerError):
+            found.append(read(name))
+    return [entry for entry in found if entry is not None]
+
+
+def names() -> list[str]:
+    """All names in CHANNEL_LAYERS."""
+    return list(getattr(settings, "CHANNEL_LAYERS", {}))
+
+
+def read(name: str) -> Entry | None:
+    """One entry; None where its BACKEND is not ours; ImportError, KeyError or ConfigError where it is wrong."""
+    entry = settings.CHANNEL_LAYERS[name]
+    backend = import_string(entry["BACKEND"])
+    if not (isinstance(backend, type) and issubclass(backend, SQLiteLayer)):
+        return None
+    return Entry(name, backend, backend.parse(entry.get("CONFIG") or {}))

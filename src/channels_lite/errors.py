@@ -23,6 +23,10 @@ class SchemaError(ChannelsLiteError):
     """The database's schema is not the one this release needs, or its schema files cannot be used."""
 
 
+class CleaningFailed(ChannelsLiteError):
+    """A database could not be cleaned, or not to the end; what was removed until then stays removed."""
+
+
 class UndecodableMessage(ChannelsLiteError):
     """A stored message cannot be decrypted or decoded with this layer's settings."""
 

@@ -100,6 +100,11 @@ DELETE FROM channels_lite_membership WHERE (prefix, group_name, queue, local) IN
 """
 
 
+_COUNT_EXPIRED = """
+SELECT (SELECT count(*) FROM channels_lite_expired_message) + (SELECT count(*) FROM channels_lite_expired_membership)
+"""
+
+
 class Claimed(NamedTuple):
     """A row that was taken out of a process-specific queue."""
 
@@ -207,6 +212,39 @@ def trim(execute: Execute) -> tuple[int, int]:
     if memberships:
         execute(_TRIM_MEMBERSHIPS, (TRIM_BATCH,))
     return len(ids), memberships
+
+
+def count_expired(execute: Execute) -> int:
+    """How many messages and memberships trim() would remove. Reads a whole index: not for a loop's thread."""
+    number: int = execute(_COUNT_EXPIRED, ())[0][0]
+    return number
+
+
+def space(execute: Execute) -> tuple[int, int]:
+    """How many bytes of the database are in use, and how many are free inside it."""
+    page_size, pages, free = (
+        execute(f"PRAGMA {name}", ())[0][0] for name in ("page_size", "page_count", "freelist_count")
+    )
+    return (pages - free) * page_size, free * page_size
+
+
+def vacuum(execute: Execute) -> None:
+    """Write the database anew without its free pages. Writers wait meanwhile; outside WAL mode readers do too."""
+    execute("VACUUM", ())
+
+
+def empty_wal(execute: Execute, wait_ms: int) -> bool:
+    """Copy the -wal back and cut it off; False where a reader prevented it. True outside WAL mode.
+
+    Writers are held up for at most ``wait_ms`` milliseconds: the long part, copying, is done before they are.
+    """
+    usual = execute("PRAGMA busy_timeout", ())[0][0]
+    execute(f"PRAGMA busy_timeout = {wait_ms}", ())
+    try:
+        execute("PRAGMA wal_checkpoint(PASSIVE)", ())
+        return not execute("PRAGMA wal_checkpoint(TRUNCATE)", ())[0][0]
+    finally:
+        execute(f"PRAGMA busy_timeout = {usual}", ())
 
 
 def flush(execute: Execute, prefix: str) -> None:

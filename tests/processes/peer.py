@@ -29,10 +29,14 @@ async def main() -> None:
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--no-poll", action="store_true", help="hear by the bell alone")
     parser.add_argument("--no-bell", action="store_true", help="as on a platform without inotify and kqueue")
+    parser.add_argument("--keep-expired", action="store_true", help="leave it to somebody else to trim")
     options = parser.parse_args()
     if options.no_bell:
         bell._listener_class = lambda: None
-    layer = AIOSQLiteChannelLayer(path=options.file, polling_interval=None if options.no_poll else 0.05)
+    polling_interval = None if options.no_poll else 0.05
+    layer = AIOSQLiteChannelLayer(
+        path=options.file, polling_interval=polling_interval, auto_trim=not options.keep_expired
+    )
     work = asyncio.ensure_future(globals()[options.command](layer, options))
     await asyncio.wait([work, asyncio.ensure_future(_input_closed())], return_when=asyncio.FIRST_COMPLETED)
     if work.done():

@@ -1,0 +1,174 @@
+"""Cleaning a layer's database: remove what has expired and give the space back, while servers go on."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import apsw
+from django.db import Error as DjangoError
+from django.db import connections
+from django.template.defaultfilters import filesizeformat
+
+from channels_lite import config, schema, store
+from channels_lite.apsw_database import RESTART_WAIT_MS
+from channels_lite.entries import Entry
+from channels_lite.errors import CleaningFailed, SchemaError
+from channels_lite.keeper import trim_all
+from channels_lite.schema import Execute
+
+WORTHWHILE = 100  # free pages are given back when they are at least one in so many
+SHRINK_PAUSE = 0.1  # seconds between two tries to cut off the -wal
+
+
+class Cleaning:
+    """One entry of CHANNEL_LAYERS being cleaned, by another connection than its layer's.
+
+    ``say`` is called with a line for the user, ``progress`` with how many rows of about how many are removed.
+    """
+
+    def __init__(
+        self, entry: Entry, *, vacuum: bool, say: Callable[[str], object], progress: Callable[[int, int], object]
+    ) -> None:
+        self.entry = entry
+        self.vacuum = vacuum
+        self.path = entry.file()
+        self.removed = (0, 0)  # messages and memberships
+        self._say = say
+        self._progress = progress
+        self._wait = config.busy_deadline(entry.options)
+        self._note = ""
+        migrate = f"; its tables come with: manage.py migrate --database {entry.alias}"
+        self._remedy = "" if entry.backend.library == "apsw" else migrate
+
+    def run(self) -> str:
+        """Clean, and return what was done in one sentence without a full stop; CleaningFailed says what went wrong."""
+        if self.path == config.MEMORY:
+            return "is in memory, where another process cannot clean it"
+        if not os.path.exists(self.path):
+            return "does not exist yet, nothing to clean" + self._remedy
+        before = file_size(self.path)
+        with self._errors(), self._opened() as execute:
+            if not self._has_schema(execute):
+                return "has no tables of channels-lite yet, nothing to clean" + self._remedy
+            self._trim(execute)
+            if self.vacuum:
+                self._vacuum(execute)
+            free = store.space(execute)[1]
+        return f"{_count(*self.removed)} removed, {self._given_back(before, free)}"
+
+    # The connection.
+
+    def _opened(self) -> contextlib.AbstractContextManager[Execute]:
+        return self._through_apsw() if self.entry.backend.library == "apsw" else self._through_django()
+
+    @contextlib.contextmanager
+    def _through_apsw(self) -> Iterator[Execute]:
+        connection = schema.connect(self.path)
+        try:
+            connection.set_busy_timeout(round(self._wait * 1000))
+            yield schema.executor(connection)
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _through_django(self) -> Iterator[Execute]:
+        wrapper = connections[self.entry.alias or config.DEFAULT_ALIAS]
+        if self.vacuum and not wrapper.get_autocommit():
+            raise CleaningFailed(
+                f"Django's connection {wrapper.alias!r} is in a transaction, where VACUUM is impossible; "
+                "run the command outside of it, or with --no-vacuum."
+            )
+        wrapper.ensure_connection()
+        connection: sqlite3.Connection = wrapper.connection  # its cursor() has other placeholders, and logs all queries
+
+        def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
+            return connection.execute(sql, parameters).fetchall()
+
+        yield execute
+
+    def _has_schema(self, execute: Execute) -> bool:
+        applied, available = schema.records(execute), schema.steps()
+        if self._remedy and 0 < len(applied) < len(available):
+            raise CleaningFailed(
+                f"It is at schema version {len(applied)} of {len(available)}; run: "
+                f"manage.py migrate --database {self.entry.alias}"
+            )
+        if applied:
+            schema.check(execute, available, self.path)
+        return bool(applied)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what the two libraries raise into CleaningFailed."""
+        try:
+            yield
+        except SchemaError as error:
+            raise CleaningFailed(str(error)) from error
+        except (apsw.Error, sqlite3.Error, DjangoError) as error:
+            stays = f" Removed before, and gone: {_count(*self.removed)}." if any(self.removed) else ""
+            if isinstance(error, apsw.BusyError) or "locked" in str(error):
+                raise CleaningFailed(
+                    f"The database was locked by somebody else for {self._wait:g} s; "
+                    f"run the command again later.{stays}"
+                ) from error
+            raise CleaningFailed(f"The database could not be cleaned: {error}.{stays}") from error
+
+    # The work.
+
+    def _trim(self, execute: Execute) -> None:
+        expected = store.count_expired(execute)
+
+        def report(messages: int, memberships: int) -> None:
+            self.removed = messages, memberships
+            self._progress(messages + memberships, expected)
+
+        trim_all(execute, report)
+
+    def _vacuum(self, execute: Execute) -> None:
+        used, free = store.space(execute)
+        if free * WORTHWHILE < used + free or free == 0:
+            self._note = ", VACUUM not needed"
+        else:
+            self._say(
+                f"VACUUM writes {size(used)} anew, {size(free)} are free; other writers wait until it has finished"
+            )
+            store.vacuum(execute)
+        self._shrink(execute)
+
+    def _shrink(self, execute: Execute) -> None:
+        # Many short tries, and not a long one: each of them holds up the servers.
+        deadline = time.monotonic() + self._wait
+        while not store.empty_wal(execute, RESTART_WAIT_MS):
+            if time.monotonic() >= deadline:
+                raise CleaningFailed(
+                    f"{_count(*self.removed)} removed, but a reader has kept the file from shrinking for "
+                    f"{self._wait:g} s; run the command again when that one has finished."
+                )
+            time.sleep(SHRINK_PAUSE)
+
+    def _given_back(self, before: int, free: int) -> str:
+        if not self.vacuum:
+            return f"{size(free)} free inside the file (no VACUUM)"
+        given = before - file_size(self.path)
+        return (f"{size(given)} given back" if given > 0 else "nothing given back") + self._note
+
+
+def file_size(path: str) -> int:
+    """Bytes that the database and its -wal take on the disk."""
+    path = os.path.realpath(path)  # where SQLite puts the -wal
+    total = os.stat(path).st_size
+    with contextlib.suppress(FileNotFoundError):
+        total += os.stat(f"{path}-wal").st_size
+    return total
+
+
+def size(number: int) -> str:
+    """Bytes for people, in ASCII."""
+    return filesizeformat(number).replace("\xa0", " ")
+
+
+def _count(messages: int, memberships: int) -> str:
+    return f"{messages} expired message{'s'[: messages != 1]} and {memberships} membership{'s'[: memberships != 1]}"

@@ -1,0 +1,139 @@
+"""The command ``manage.py clean_channels``: which layers to clean, and what it prints about them."""
+
+import os
+import time
+from typing import Any
+
+from channels.exceptions import InvalidChannelLayerError
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, no_translations
+
+from channels_lite import config, entries
+from channels_lite.cleaning import Cleaning
+from channels_lite.entries import Entry
+from channels_lite.errors import CleaningFailed
+
+QUIET = 1.0  # seconds of work before progress is shown
+REWRITE_EVERY = 0.2  # seconds between two states of the line on a terminal
+LINE_EVERY = 5.0  # seconds between two lines elsewhere
+
+
+class Command(BaseCommand):
+    """Clean the databases of the channel layers. A failure in one does not keep the others from being cleaned."""
+
+    help = "Removes expired messages and memberships from the channel layers' databases, and gives the space back."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--no-vacuum", action="store_true", help="only remove; the files keep their size")
+        parser.add_argument("--layer", metavar="NAME", help="only this entry of CHANNEL_LAYERS")
+
+    @no_translations
+    def handle(self, *, no_vacuum: bool, layer: str | None, verbosity: int, **options: Any) -> None:
+        failures = []
+        for title, entry in _once_each_file(_ours() if layer is None else [_named(layer)]):
+            progress = Progress(self.stdout if verbosity > 0 else None, title)
+            try:
+                done = Cleaning(entry, vacuum=not no_vacuum, say=progress.say, progress=progress.show).run()
+            except CleaningFailed as error:
+                progress.clear()
+                failures.append(f"{title}: {error}")
+            else:
+                progress.say(done)
+        if failures:
+            raise CommandError("\n".join(failures))
+
+
+def _ours() -> list[Entry]:
+    found = []
+    for name in entries.names():
+        try:
+            found.append(entries.read(name))
+        except InvalidChannelLayerError as error:
+            raise CommandError(f"layer {name!r}: {error}") from error
+        except (ImportError, KeyError):  # somebody else's, as far as anybody can tell
+            continue
+    ours = [entry for entry in found if entry is not None]
+    if not ours:
+        raise CommandError(f"No entry of CHANNEL_LAYERS is a layer of channels-lite ({_what_there_is()}).")
+    return ours
+
+
+def _named(name: str) -> Entry:
+    if name not in entries.names():
+        raise CommandError(f"There is no entry {name!r} in CHANNEL_LAYERS ({_what_there_is()}).")
+    try:
+        entry = entries.read(name)
+    except (ImportError, KeyError, InvalidChannelLayerError) as error:
+        raise CommandError(f"The entry {name!r} in CHANNEL_LAYERS cannot be used: {error}") from error
+    if entry is None:
+        raise CommandError(
+            f"The entry {name!r} in CHANNEL_LAYERS is not a layer of channels-lite; there is {_what_there_is()}."
+        )
+    return entry
+
+
+def _what_there_is() -> str:
+    ours = {entry.name for entry in entries.entries()}
+    listed = [repr(name) + ("" if name in ours else " (not of channels-lite)") for name in entries.names()]
+    return ", ".join(listed) or "it is empty"
+
+
+def _once_each_file(found: list[Entry]) -> list[tuple[str, Entry]]:
+    """The entries that lead to different files, each with a title that names all that lead to its file."""
+    groups: dict[object, list[Entry]] = {}
+    for entry in found:
+        try:
+            groups.setdefault(_identity(entry), []).append(entry)
+        except InvalidChannelLayerError as error:
+            raise CommandError(f"layer {entry.name!r}: {error}") from error
+    return [(_title(group), group[0]) for group in groups.values()]
+
+
+def _identity(entry: Entry) -> object:
+    file = entry.file()
+    if file == config.MEMORY:
+        return entry.name
+    try:
+        status = os.stat(file)
+    except OSError:
+        return os.path.realpath(file)
+    return status.st_dev, status.st_ino
+
+
+def _title(group: list[Entry]) -> str:
+    names = ", ".join(repr(entry.name) for entry in group)
+    return f"layer{'s'[: len(group) > 1]} {names} ({os.path.basename(group[0].file())})"
+
+
+class Progress:
+    """What is printed about one database: lines, and on a terminal one line that changes while work is long."""
+
+    def __init__(self, out: OutputWrapper | None, title: str) -> None:
+        self._out = out
+        self._title = title
+        self._terminal = out is not None and out.isatty()
+        self._next = time.monotonic() + QUIET
+        self._shown = 0  # characters of the changing line
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.clear()
+        if self._out is not None:
+            self._out.write(f"{self._title}: {text}")
+            self._out.flush()
+
+    def show(self, done: int, expected: int) -> None:
+        """Print how far the work is, if it is time to."""
+        now = time.monotonic()
+        if self._out is None or now < self._next:
+            return
+        text = f"{self._title}: {done} of {max(done, expected)} rows removed"
+        self._next = now + (REWRITE_EVERY if self._terminal else LINE_EVERY)
+        self._out.write(f"\r{text}" if self._terminal else text, ending="" if self._terminal else "\n")
+        self._out.flush()
+        self._shown = len(text) if self._terminal else 0
+
+    def clear(self) -> None:
+        """Take the changing line away."""
+        if self._out is not None and self._shown:
+            self._out.write("\r" + " " * self._shown + "\r", ending="")
+            self._shown = 0
