@@ -35,7 +35,7 @@ INSTALLED_APPS = ["channels", "channels_lite"]
 DATABASES = {
     "default": {"ENGINE": SQLITE, "NAME": FOLDER / "app.sqlite3"},
     "own": {"ENGINE": SQLITE, "NAME": FOLDER / "own.sqlite3", "OPTIONS": {"timeout": 0.3}},
-    "second": {"ENGINE": SQLITE, "NAME": FOLDER / "second.sqlite3"},
+    "hasty": {"ENGINE": SQLITE, "NAME": FOLDER / "hasty.sqlite3", "OPTIONS": {"timeout": "soon"}},
 }
 """
 
@@ -435,8 +435,9 @@ def test_names_that_cannot_be_cleaned(several: Site, name: str, message: str) ->
         ),
         ({"default": entry_of(APSW, database="nix")}, "'nix', which is not in DATABASES"),
         ({"default": entry_of(DJANGO, expiry=-1)}, "the option 'expiry'"),
+        ({"default": entry_of(APSW, database="hasty")}, "the timeout 'soon', which is no number"),
     ],
-    ids=["empty", "foreign", "alias", "option"],
+    ids=["empty", "foreign", "alias", "option", "timeout"],
 )
 def test_settings_without_a_layer_to_clean(
     make_site: Callable[[str], Site], layers: dict[str, Any], message: str

@@ -33,7 +33,7 @@ class Command(BaseCommand):
             progress = Progress(self.stdout if verbosity > 0 else None, title)
             try:
                 done = Cleaning(entry, vacuum=not no_vacuum, say=progress.say, progress=progress.show).run()
-            except CleaningFailed as error:
+            except (CleaningFailed, InvalidChannelLayerError) as error:
                 progress.clear()
                 failures.append(f"{title}: {error}")
             else:
