@@ -470,8 +470,13 @@ def use_every_function(run: Run) -> None:
     join(run, "room", "gone")
     run("UPDATE channels_lite_message SET expires_at = 0")
     run("UPDATE channels_lite_membership SET expires_at = 0")
+    assert store.count_expired(run) == 2
     assert store.trim(run) == (1, 1)
+    assert store.count_expired(run) == 0
     store.flush(run, "")
+    store.vacuum(run)
+    assert store.empty_wal(run, 0)
+    assert store.space(run)[1] == 0
 
 
 def test_every_statement_runs(run: Run) -> None:
