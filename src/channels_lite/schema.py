@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+import django.db
 
 from channels_lite.errors import SchemaError
 
 Execute = Callable[[str, Sequence[Any]], list[Any]]
+ERRORS = (apsw.Error, django.db.Error)  # what an Execute raises: it runs on an apsw connection, or on one of Django's
 
 TABLE = "channels_lite_schema"
 LOCK_WAIT_MS = 10_000  # milliseconds that applying waits for somebody else who applies
@@ -110,7 +112,7 @@ def apply(execute: Execute, available: Sequence[Step], to: int | None = None) ->
     """
     done: list[Step] = []
     while True:
-        with _Transaction(execute):
+        with transaction(execute):
             step = next_step(execute, available, to)
             if step is not None:
                 _run(execute, step)
@@ -119,12 +121,32 @@ def apply(execute: Execute, available: Sequence[Step], to: int | None = None) ->
         done.append(step)
 
 
+def reach(execute: Execute, available: Sequence[Step], version: int) -> None:
+    """Bring a database up to ``version`` at least: as ``apply``, but one that is there or beyond is left alone."""
+    while len(records(execute)) < version:
+        with transaction(execute):
+            # Somebody else may have gone beyond it before the lock was ours.
+            step = next_step(execute, available, max(version, len(records(execute))))
+            if step is not None:
+                _run(execute, step)
+
+
+def remove(execute: Execute, available: Sequence[Step]) -> None:
+    """Remove everything that these files make from a database, in one transaction, with all messages and groups."""
+    ours = objects(_fresh(available))
+    with transaction(execute):
+        for kind in ("view", "table"):  # indexes and triggers go with them
+            for (name,) in execute("SELECT name FROM sqlite_master WHERE type = ?", (kind,)):
+                if name in ours:
+                    execute(f"DROP {kind} {name}", ())
+
+
 def create(execute: Execute, available: Sequence[Step]) -> None:
     """Give a database without any of our tables the whole schema, in one transaction.
 
     One transaction, and not one a file: a process that opens the database meanwhile sees all of it or nothing.
     """
-    with _Transaction(execute):
+    with transaction(execute):
         create_within(execute, available)
 
 
@@ -135,21 +157,17 @@ def create_within(execute: Execute, available: Sequence[Step]) -> None:
             _run(execute, step)
 
 
-class _Transaction:
+@contextlib.contextmanager
+def transaction(execute: Execute) -> Iterator[None]:
     """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock."""
-
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
-
-    def __enter__(self) -> None:
-        self._execute("BEGIN IMMEDIATE", ())
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            self._execute("COMMIT", ())
-        else:
-            with contextlib.suppress(apsw.SQLError):  # after some errors SQLite has rolled back already
-                self._execute("ROLLBACK", ())
+    execute("BEGIN IMMEDIATE", ())
+    try:
+        yield
+        execute("COMMIT", ())
+    except BaseException:
+        with contextlib.suppress(*ERRORS):  # after some errors SQLite has rolled back already
+            execute("ROLLBACK", ())
+        raise
 
 
 def next_step(execute: Execute, available: Sequence[Step], to: int | None) -> Step | None:
@@ -170,7 +188,7 @@ def _run(execute: Execute, step: Step) -> None:
     try:
         for statement in step.statements():
             execute(statement, ())
-    except apsw.Error as error:
+    except ERRORS as error:
         raise SchemaError(f"The schema file {step.name}.sql failed and was undone: {error}.") from error
     execute(f"INSERT INTO {TABLE} (version, name, sha256) VALUES (?, ?, ?)", (step.version, step.name, step.sha256))
 
@@ -203,9 +221,7 @@ def objects(execute: Execute) -> dict[str, str]:
 
 def differences(execute: Execute, available: Sequence[Step]) -> list[str]:
     """How the database's objects differ from those that its applied files make, one sentence each."""
-    fresh = executor(apsw.Connection(":memory:"))
-    apply(fresh, available, len(records(execute)))
-    expected, actual = objects(fresh), objects(execute)
+    expected, actual = objects(_fresh(available, len(records(execute)))), objects(execute)
     return [
         *(f"{name} is missing." for name in expected if name not in actual),
         *(
@@ -214,6 +230,13 @@ def differences(execute: Execute, available: Sequence[Step]) -> list[str]:
             if actual.get(name, expected[name]) != expected[name]
         ),
     ]
+
+
+def _fresh(available: Sequence[Step], to: int | None = None) -> Execute:
+    """A database in memory with these files applied."""
+    execute = executor(apsw.Connection(":memory:"))
+    apply(execute, available, to)
+    return execute
 
 
 def executor(connection: apsw.Connection) -> Execute:

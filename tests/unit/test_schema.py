@@ -223,6 +223,38 @@ def test_new_file_is_its_owners(path: str) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
+def test_reach_leaves_what_is_beyond(execute: Execute) -> None:
+    """Reaching a version applies what is missing up to it, and leaves alone what somebody has brought further."""
+    schema.reach(execute, STEPS, 2)
+    assert versions(execute) == [1, 2]
+    schema.reach(execute, STEPS, 1)
+    assert versions(execute) == [1, 2]
+
+
+def test_reach_meets_somebody_who_goes_beyond(path: str, execute: Execute) -> None:
+    """Somebody who applies newer files just before the lock is ours makes reaching a version no error."""
+
+    def overtaken(sql: str, parameters: Sequence[Any]) -> list[Any]:
+        if sql == "BEGIN IMMEDIATE":
+            with opened(path) as other:
+                schema.create(other, STEPS)
+        return execute(sql, parameters)
+
+    schema.reach(overtaken, STEPS, 1)
+    assert versions(execute) == list(range(1, LATEST + 1))
+
+
+def test_remove_takes_what_is_ours(execute: Execute) -> None:
+    """Removing leaves no object of ours, and an application's table in place; it can be applied again."""
+    execute("CREATE TABLE channels_lite_extra_notes (text)")
+    schema.apply(execute, STEPS)
+    execute(MESSAGE)
+    schema.remove(execute, STEPS)
+    assert set(schema.objects(execute)) == {"channels_lite_extra_notes"}
+    schema.remove(execute, STEPS)
+    assert schema.apply(execute, STEPS) == STEPS
+
+
 BROKEN = {
     "unknown table": "INSERT INTO no_such_table VALUES (1);\n",
     "half a statement": "CREATE TABLE channels_lite_b (\n",
