@@ -27,6 +27,10 @@ class CleaningFailed(ChannelsLiteError):
     """A database could not be cleaned, or not to the end; what was removed until then stays removed."""
 
 
+class ReadOnly(ChannelsLiteError):
+    """Somebody tried to change the channel layer's messages or memberships through the ORM."""
+
+
 class UndecodableMessage(ChannelsLiteError):
     """A stored message cannot be decrypted or decoded with this layer's settings."""
 

@@ -1,0 +1,17 @@
+"""The Django application: what it connects when Django starts."""
+
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class ChannelsLiteConfig(AppConfig):
+    """``channels_lite`` in INSTALLED_APPS."""
+
+    name = "channels_lite"
+    verbose_name = "Channels Lite"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from channels_lite.operations import report
+
+        post_migrate.connect(report, sender=self)
