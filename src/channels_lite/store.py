@@ -260,3 +260,9 @@ def flush(execute: Execute, prefix: str) -> None:
         (prefix, last, CLAIM_BATCH),
     ):
         pass
+
+
+def empty(execute: Execute) -> None:
+    """Remove every message and membership, of all prefixes, at once."""
+    execute("DELETE FROM channels_lite_membership", ())
+    execute("DELETE FROM channels_lite_message", ())
