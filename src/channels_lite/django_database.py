@@ -21,6 +21,7 @@ from channels_lite.database import Database, acquire, find
 from channels_lite.errors import ConfigError, DatabaseBusy, Locked, SchemaError
 from channels_lite.keeper import Keeper
 from channels_lite.schema import Execute
+from channels_lite.targets import executor
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ class DjangoDatabase(Database):
         """As ``send``, on this thread's connection: where it has a transaction open, the wake waits for its commit."""
         connection = connections[self.alias]
         try:
-            sent, considered = self._link(connection).follow(operation, partial(_execute, connection), *arguments)
+            sent, considered = self._link(connection).follow(operation, _executor(connection), *arguments)
         except Locked:
             self._refuse_in_transaction(connection)
             raise
@@ -115,7 +116,7 @@ class DjangoDatabase(Database):
         """Run a job that sends nothing on this thread's connection."""
         connection = connections[self.alias]
         self._link(connection)
-        return job(partial(_execute, connection))
+        return job(_executor(connection))
 
     def claim_here(self, job: Callable[[Execute], None]) -> None:
         """Run a job that claims, if this thread's connection can see what the keeper's cannot."""
@@ -343,14 +344,17 @@ def _around(execute: Callable[..., Any], sql: str, params: Any, many: bool, cont
     return result
 
 
-def _execute(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]) -> list[Any]:
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(sql, parameters or None)
-            rows: list[Any] = cursor.fetchall()
-            return rows
-    except DatabaseError as error:
-        raise _translated(error) from error
+def _executor(connection: BaseDatabaseWrapper) -> Execute:
+    """Run a statement through Django's cursor; Locked where somebody else holds the lock."""
+    inner = executor(connection)
+
+    def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
+        try:
+            return inner(sql, parameters)
+        except DatabaseError as error:
+            raise _translated(error) from error
+
+    return execute
 
 
 def _translated(error: Exception) -> Exception:
@@ -371,7 +375,7 @@ def _never_commits(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _create(connection: BaseDatabaseWrapper) -> None:
-    execute = partial(_execute, connection)
+    execute = _executor(connection)
     if connection.in_atomic_block:
         schema.create_within(execute, schema.steps())
     else:

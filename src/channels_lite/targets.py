@@ -1,6 +1,7 @@
 """The databases that get the schema when Django migrates an alias, and how to speak to Django's own."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +21,19 @@ def executor(connection: BaseDatabaseWrapper) -> Execute:
     def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
         with connection.cursor() as cursor:
             if parameters:
-                # Django takes "?" as well, and fails with it where DEBUG makes it log the statement.
-                cursor.execute(sql.replace("%", "%%").replace("?", "%s"), parameters)
+                cursor.execute(_with_percent(sql), parameters)
             else:
                 cursor.execute(sql)
             rows: list[Any] = cursor.fetchall()
             return rows
 
     return execute
+
+
+@functools.cache
+def _with_percent(sql: str) -> str:
+    """Django takes "?" as well, and fails with it where DEBUG makes it log the statement."""
+    return sql.replace("%", "%%").replace("?", "%s")
 
 
 def holds(alias: str) -> bool:
