@@ -1,6 +1,7 @@
 """The Django application: what it connects when Django starts."""
 
 from django.apps import AppConfig
+from django.core.checks import register
 from django.db.models.signals import post_migrate
 
 
@@ -12,6 +13,8 @@ class ChannelsLiteConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from channels_lite.operations import report
+        from channels_lite import checks, entries, operations
 
-        post_migrate.connect(report, sender=self)
+        register(checks.libraries)
+        post_migrate.connect(operations.report, sender=self)
+        entries.entries()  # the core layer, if there is one, hears of each connection that Django makes from now on

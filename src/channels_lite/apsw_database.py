@@ -10,7 +10,8 @@ import apsw
 from channels_lite import schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire
-from channels_lite.errors import LayerClosed, Locked, SchemaError
+from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked, SchemaError
+from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import Keeper
 from channels_lite.schema import Execute
 
@@ -30,6 +31,7 @@ class ApswDatabase(Database):
         self._inserted: list[int] = []  # what the update hook heard since the write began
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
         self._aside = threading.Lock()  # held while a job has a connection of its own
+        self._failure: ChannelsLiteError | None = None  # why the connection could not be opened again after a fork
         self._generation = 0  # of the connection: a new one counts its data_version anew
         self._connect()
         if not self.in_memory:
@@ -73,7 +75,7 @@ class ApswDatabase(Database):
         except apsw.BusyError as error:
             raise Locked(str(error)) from None
         except apsw.ConnectionClosedError:
-            raise LayerClosed("The channel layer was closed while this call was waiting.") from None
+            raise self._failure or LayerClosed("The channel layer was closed while this call was waiting.") from None
 
     def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._lock:
@@ -122,14 +124,20 @@ class ApswDatabase(Database):
         self._aside.acquire()
         self.keeper.suspend()
         self._lock.acquire()
-        if not self.in_memory:
+        if isinstance(self._connection, Connection):
+            self._hold = Hold(self._connection.hold.identity)  # nobody else may come in between
             _close_quickly(self._connection)
 
     def resume(self) -> None:
+        """Open the connection again. Where that fails, the next statement says why."""
         try:
             if not self.in_memory:
                 self._generation += 1
                 self._connect()
+                self._hold.release()
+        except ChannelsLiteError as error:
+            self._failure = error
+            self._hold.release()
         finally:
             self._lock.release()
             self.keeper.resume()
@@ -141,7 +149,7 @@ class Spare:
 
     def __init__(self, path: str, lock_wait_ms: int) -> None:
         self._lock_wait_ms = lock_wait_ms
-        self._connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        self._connection = Connection(path)
         self._connection.set_busy_timeout(lock_wait_ms)
         self._connection.pragma("synchronous", "normal")
         self._connection.pragma("journal_size_limit", JOURNAL_LIMIT)
@@ -196,7 +204,7 @@ def _close_quickly(connection: apsw.Connection) -> None:
 
 
 def _connect(path: str) -> apsw.Connection:
-    connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path)
+    connection: apsw.Connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path)
     try:
         schema.check(schema.executor(connection), schema.steps(), path)
         for pragma, value in (("synchronous", "normal"), ("mmap_size", 0), ("journal_size_limit", JOURNAL_LIMIT)):
@@ -223,12 +231,4 @@ def open_file(path: str, layer: object, rules: Callable[[str], int | None]) -> A
     if path == MEMORY:
         return acquire(lambda: None, lambda: ApswDatabase(path), layer, rules)
     real = os.path.realpath(path)  # as SQLite does for the -wal: all processes must find the same bell
-    return acquire(lambda: _identity(real), lambda: ApswDatabase(real), layer, rules)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (-1, -1)
-    return (status.st_dev, status.st_ino)
+    return acquire(lambda: identify(real) or (-1, -1), lambda: ApswDatabase(real), layer, rules)

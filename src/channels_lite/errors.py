@@ -31,6 +31,14 @@ class ReadOnly(ChannelsLiteError):
     """Somebody tried to change the channel layer's messages or memberships through the ORM."""
 
 
+class TwoLibraries(ChannelsLiteError):
+    """A file was to be opened with apsw while this process has it open with another SQLite library, or the other way.
+
+    Raised before it is opened, by the layer or by whoever opens it with sqlite3 or Django. The text names the settings
+    and the remedies. Not an ImproperlyConfigured, which Django's ``runserver`` would take for "no database" and hide.
+    """
+
+
 class UndecodableMessage(ChannelsLiteError):
     """A stored message cannot be decrypted or decoded with this layer's settings."""
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import apsw
 import django.db
 
+from channels_lite import guard
 from channels_lite.errors import SchemaError
 
 Execute = Callable[[str, Sequence[Any]], list[Any]]
@@ -248,17 +249,17 @@ def executor(connection: apsw.Connection) -> Execute:
     return execute
 
 
-def connect(path: str, *, create_file: bool = True) -> apsw.Connection:
+def connect(path: str, *, create_file: bool = True) -> guard.Connection:
     """Open a database file with apsw, in WAL mode, waiting for locks; SchemaError says what is wrong with it.
 
     A file that does not exist is made for its owner alone. ``create_file=False`` creates no file, and its connection
-    cannot write.
+    cannot write. TwoLibraries where this process has the file open with another SQLite library.
     """
     try:
         if not create_file:
             return _read_only(path)
         _create_private(path)
-        connection = apsw.Connection(path)
+        connection = guard.Connection(path)
         connection.set_busy_timeout(LOCK_WAIT_MS)
         _switch_to_wal(connection)
         return connection
@@ -271,11 +272,11 @@ def connect(path: str, *, create_file: bool = True) -> apsw.Connection:
         raise SchemaError(_reason(path, error)) from error
 
 
-def _read_only(path: str) -> apsw.Connection:
+def _read_only(path: str) -> guard.Connection:
     if not os.path.exists(path):
         raise SchemaError(f"There is no database at {path}; it is made at first use, or by apply.")
     # Not SQLITE_OPEN_READONLY: such a connection makes a -wal and a -shm, and cannot remove them when it closes.
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+    connection = guard.Connection(path)
     connection.set_busy_timeout(LOCK_WAIT_MS)
     connection.pragma("query_only", True)
     connection.execute("SELECT count(*) FROM sqlite_master").fetchall()

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
 import pytest
 from django.test import override_settings
 
-from channels_lite import __version__, cli, schema
+from channels_lite import __version__, cli, guard, schema
 from tests.settings import FOLDER
 
 PATIENCE = 60.0  # seconds until a process that hangs fails its test
@@ -490,7 +489,7 @@ def test_locked_database(run: Run, path: str, monkeypatch: pytest.MonkeyPatch) -
     """A database whose write lock somebody keeps for too long is an error that says so."""
     monkeypatch.setattr(schema, "LOCK_WAIT_MS", 1)
     make(path, 1)
-    connection = apsw.Connection(path)
+    connection = guard.Connection(path)
     connection.execute("BEGIN IMMEDIATE")
     refused(run("apply", "--path", path), "is locked by another process")
     connection.close()
