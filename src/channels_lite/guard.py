@@ -35,11 +35,12 @@ class Hold:
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
+        self._holds = _holds  # for a connection that dies with the interpreter, after this module
         _holds.add(self)
 
     def release(self) -> None:
         """Give the file free, unless somebody else holds it as well. Does nothing the second time."""
-        _holds.discard(self)
+        self._holds.discard(self)
 
 
 def hold(path: str) -> Hold:
