@@ -71,6 +71,7 @@ def test_refused_while_sqlite3_has_it(file: str) -> None:
             with pytest.raises(TwoLibraries, match=f"The file {file} was not opened with apsw"):
                 schema.connect(file)
         sqlite3.connect(file).close()  # sqlite3 itself goes on
+        assert threading.get_ident() not in guard._openings
         connection.execute("CREATE TABLE x (y)")
     schema.connect(file).close()
 
