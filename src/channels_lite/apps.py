@@ -15,6 +15,6 @@ class ChannelsLiteConfig(AppConfig):
     def ready(self) -> None:
         from channels_lite import checks, entries, operations
 
-        register(checks.libraries)
+        register(checks.libraries, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
         entries.entries()  # the core layer, if there is one, hears of each connection that Django makes from now on

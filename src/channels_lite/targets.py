@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from channels_lite import config
+from channels_lite.claims import same_file
 from channels_lite.entries import Entry, entries
 from channels_lite.errors import ConfigError
 from channels_lite.schema import Execute
@@ -78,10 +79,4 @@ def _own_file(alias: str) -> str | None:
 
 
 def _same(file: str | None, other: str | None) -> bool:
-    if file is None or other is None or config.MEMORY in (file, other):
-        return False
-    if os.path.realpath(file) == os.path.realpath(other):
-        return True
-    with contextlib.suppress(OSError):  # not both are there
-        return os.path.samefile(file, other)
-    return False
+    return file is not None and other is not None and config.MEMORY not in (file, other) and same_file(file, other)

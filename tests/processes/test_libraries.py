@@ -202,12 +202,12 @@ send()
 tries = []
 os.register_at_fork(before=lambda: tries.append(refused(look, "channels")))  # runs before the one that closes them
 os.register_at_fork(after_in_parent=lambda: tries.append(refused(look, "channels")))
-from channels_lite import database
-suspend = database.Database.suspend
+from channels_lite.apsw_database import ApswDatabase
+suspend = ApswDatabase.suspend
 def suspended(self):
     suspend(self)
     tries.append(refused(look, "channels"))
-database.Database.suspend = suspended
+ApswDatabase.suspend = suspended
 pid = os.fork()
 if pid == 0:
     os._exit(0)

@@ -68,8 +68,9 @@ def test_one_file_with_two_names(tmp_path: Path, link: object) -> None:
     project = Project(tmp_path, {"default": (AIO, {"path": "other-name.sqlite3"})})
     sqlite3.connect(project.file("db.sqlite3")).execute("VACUUM").connection.close()
     link(project.file("db.sqlite3"), project.file("other-name.sqlite3"))  # type: ignore[operator]
+    assert "channels_lite.E001" in project.manage("migrate", code=1)
     # A file that apsw has opened is in WAL mode afterwards; Django leaves it as it was.
-    project.manage("migrate")
+    project.manage("migrate", "--skip-checks")
     assert project.version() == VERSION
     assert project.sql("PRAGMA journal_mode") == [("delete",)]
 
@@ -490,9 +491,6 @@ from django.db import connection
 heard = []
 connection.ensure_connection()
 connection.connection.create_function("channels_lite_inserted", 2, lambda *names: heard.append(names))
-with connection.cursor() as cursor:
-    cursor.execute("CREATE TEMP TRIGGER channels_lite_wake AFTER INSERT ON main.channels_lite_message "
-                   "BEGIN SELECT channels_lite_inserted(NEW.prefix, NEW.queue); END")
 call_command("migrate", "notes", verbosity=0)
 with connection.cursor() as cursor:
     cursor.execute(MESSAGE)
