@@ -68,7 +68,8 @@ class DjangoDatabase(Database):
             try:
                 own = Own(self.alias, OPEN_WAIT_MS)
                 undo.callback(own.close)
-                schema.check(own.execute, schema.steps(), self.path)
+                upgrade = f"manage.py migrate channels_lite --database {self.alias}"
+                schema.check(own.execute, schema.steps(), self.path, upgrade)
                 own.settle()
             except (Locked, DatabaseError, sqlite3.Error) as error:
                 raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error

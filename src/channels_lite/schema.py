@@ -199,15 +199,18 @@ def command(path: str, verb: str = "apply") -> str:
     return f"channels-lite-schema {verb} --path {shlex.quote(path)}"
 
 
-def check(execute: Execute, available: Sequence[Step], path: str) -> None:
-    """At run time: create the schema where there is none; SchemaError where it is not the one this release needs."""
+def check(execute: Execute, available: Sequence[Step], path: str, upgrade: str | None = None) -> None:
+    """At run time: create the schema where there is none; SchemaError where it is not the one this release needs.
+
+    ``upgrade``: what to type in a shell to bring the database up to date, if not ``command(path)``.
+    """
     if not records(execute):
         create(execute, available)
     applied = records(execute)
     if len(applied) < len(available):
         raise SchemaError(
             f"The database {path} is at schema version {len(applied)}, and this channels-lite needs "
-            f"{len(available)}; run: {command(path)}"
+            f"{len(available)}; run: {upgrade or command(path)}"
         )
     problem = disagreement(applied, available)
     if problem is not None:

@@ -1,7 +1,7 @@
 """Both libraries hammering in one process: ``python -m tests.processes.hammer FOLDER [unguarded]``.
 
-The layer writes to the companion of the default database and the ORM to that database, as they should; meanwhile others
-try to open each file with the wrong library. Prints as JSON what was committed and what became of the attempts.
+The apsw layer writes to the companion of the default database, the ORM and the core layer to that database, as they
+should; meanwhile others try to open each file with the wrong library. Prints as JSON what was committed and what became of the attempts.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ WRITES = 3_000
 os.symlink("db-channels.sqlite3", FOLDER / "link.sqlite3")
 settings.configure(
     USE_TZ=True,
-    INSTALLED_APPS=["django.contrib.contenttypes"],
+    INSTALLED_APPS=["django.contrib.contenttypes", "channels_lite"],
     DATABASES={
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
@@ -35,16 +35,21 @@ settings.configure(
     CHANNEL_LAYERS={
         "default": {
             "BACKEND": "channels_lite.layers.aio.AIOSQLiteChannelLayer",
-            "CONFIG": {"database": "default", "enforce_capacity": False},
-        }
+            "CONFIG": {"database": "default", "enforce_capacity": False, "expiry": 3600},
+        },
+        "core": {
+            "BACKEND": "channels_lite.layers.core.SQLiteChannelLayer",
+            "CONFIG": {"database": "default", "enforce_capacity": False, "expiry": 3600},
+        },
     },
 )
 django.setup()
 
+from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
 from channels_lite import guard, schema
 from channels_lite.errors import TwoLibraries
@@ -56,17 +61,16 @@ if "unguarded" in sys.argv:
 attempts: dict[str, int] = {}
 refusals: dict[str, int] = {}
 errors: list[str] = []
-open_both = threading.Barrier(3)  # until both libraries have their own file open
+open_both = threading.Barrier(4)  # until both libraries have their own file open
 working = threading.Semaphore(0)
 
 
-def send() -> None:
+def send(name: str) -> None:
     """Send to the layer's file, and keep it open until all others have ended."""
-    asyncio.run(_send())
+    asyncio.run(_send(get_channel_layer(name)))
 
 
-async def _send() -> None:
-    layer: Any = get_channel_layer()
+async def _send(layer: Any) -> None:
     await layer.send("numbers", {"type": "x", "number": -1})
     await asyncio.to_thread(open_both.wait)
     for number in range(WRITES):
@@ -77,11 +81,15 @@ async def _send() -> None:
 
 
 def save() -> None:
-    """Write rows with the ORM, and keep the connection open until all others have ended."""
+    """Write rows with the ORM, a tenth of them with a message, and keep the connection open until all have ended."""
     ContentType.objects.create(app_label="numbers", model="-1")
+    tell = async_to_sync(get_channel_layer("core").send)
     open_both.wait()
     for number in range(WRITES):
-        ContentType.objects.create(app_label="numbers", model=str(number))
+        with transaction.atomic():
+            ContentType.objects.create(app_label="numbers", model=str(number))
+            if number % 10 == 0:
+                tell("rows", {"type": "x", "number": number})
     working.release()
     everybody_ended.wait()
     connection.close()
@@ -136,7 +144,7 @@ def reported(job: Any, *arguments: Any) -> threading.Thread:
 
 everybody_ended, open_both_done, stop = threading.Event(), threading.Event(), threading.Event()
 call_command("migrate", verbosity=0)
-writers = [reported(job) for job in (send, save)]
+writers = [reported(send, "default"), reported(send, "core"), reported(save)]
 intruders = [reported(again_and_again, job) for job in (raw, orm, fast)]
 open_both.wait(30)
 open_both_done.set()
