@@ -13,8 +13,8 @@ class ChannelsLiteConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from channels_lite import checks, entries, operations
+        from channels_lite import checks, django_database, operations
 
         register(checks.libraries, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
-        entries.entries()  # the core layer, if there is one, hears of each connection that Django makes from now on
+        django_database.prepare_connections()

@@ -48,6 +48,7 @@ class DjangoDatabase(Database):
                 f"CHANNEL_LAYERS: Python's SQLite is {sqlite3.sqlite_version}, and this layer needs 3.37 or newer; "
                 "take a newer Python, or channels_lite.layers.aio.AIOSQLiteChannelLayer, which brings its own."
             )
+        prepare_connections()
         self.alias = alias
         self._aside = threading.Lock()  # held while a job has a connection of its own
         self._generation = 0  # of the keeper's connection: a new one counts its data_version anew
@@ -399,4 +400,6 @@ def _wanted(alias: str) -> bool:
     return any(entry.backend.library == "sqlite3" and entry.alias == alias for entry in entries())
 
 
-connection_created.connect(_connected, dispatch_uid="channels_lite")
+def prepare_connections() -> None:
+    """From now on, prepare each connection that Django makes for a layer's alias. May be called more than once."""
+    connection_created.connect(_connected, dispatch_uid="channels_lite")

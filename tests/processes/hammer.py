@@ -1,7 +1,8 @@
 """Both libraries hammering in one process: ``python -m tests.processes.hammer FOLDER [unguarded]``.
 
 The apsw layer writes to the companion of the default database, the ORM and the core layer to that database, as they
-should; meanwhile others try to open each file with the wrong library. Prints as JSON what was committed and what became of the attempts.
+should; meanwhile others try to open each file with the wrong library. Prints as JSON what was committed and what became
+of the attempts.
 """
 
 import asyncio
