@@ -13,7 +13,7 @@ import pytest
 from django.core.management.base import OutputWrapper
 from django.test import override_settings
 
-from channels_lite import entries, schema, store
+from channels_lite import entries, guard, schema, store
 from channels_lite.cleaning import Cleaning
 from channels_lite.errors import CleaningFailed
 from channels_lite.management.commands import clean_channels
@@ -61,6 +61,7 @@ class Site:
 
     def __init__(self, folder: Path, backend: str) -> None:
         self.folder = folder
+        self.backend = backend
         self.file = folder / "own.sqlite3"
         self.layers({"default": entry_of(backend, database="own")})
         self.connections: list[apsw.Connection] = []
@@ -83,7 +84,9 @@ class Site:
 
     def open(self, journal_mode: str = "wal", file: Path | None = None) -> schema.Execute:
         """A connection to the database, which gets its schema."""
-        connection = apsw.Connection(str(file or self.file))
+        name = str(file or self.file)
+        apsw.Connection(name).close()  # makes the file
+        connection = guard.Connection(name)
         self.connections.append(connection)
         connection.set_busy_timeout(10_000)
         connection.pragma("journal_mode", journal_mode)
@@ -367,8 +370,10 @@ def test_each_file_once(site: Site) -> None:
     """Entries that lead to one file, whatever they call it, are cleaned as one and named together."""
     fill(site.open(), 5)
     (site.folder / "link.sqlite3").symlink_to(site.file)
-    linked = entry_of(APSW, path=str(site.folder / "link.sqlite3"))
-    site.layers({"a": entry_of(APSW, database="own"), "b": entry_of(DJANGO, database="own"), "c": linked})
+    third = entry_of(APSW, path=str(site.folder / "link.sqlite3"))
+    if site.backend == DJANGO:
+        third = entry_of(DJANGO, database="own", prefix="third")
+    site.layers({"a": entry_of(site.backend, database="own"), "b": entry_of(site.backend, database="own"), "c": third})
     ended = site.clean("--no-vacuum")
     assert ended.out.startswith("layers 'a', 'b', 'c' (own.sqlite3): 5 expired messages")
     assert len(ended.out.splitlines()) == 1
