@@ -96,19 +96,16 @@ class Mailboxes:
         with self._lock:
             self._remove(waiter)
 
-    def abandon(self, waiter: Waiter) -> Item | None:
+    def abandon(self, waiter: Waiter) -> bool:
         """Take out a waiter that does not use what it was given: its item, or the hint, goes to the next one.
 
-        It was cancelled, or has found a message by itself while the hint to another one came. Returns the item of a
-        normal channel that nobody else waits on: other processes may, so it is not parked here.
+        It was cancelled, or has found a message by itself while the hint to another one came. Returns whether an item
+        of a normal channel is parked because of that, which other processes may want.
         """
         with self._lock:
             self._remove(waiter)
-            item = waiter.item
-            if item is None or waiter.queue.endswith("!"):
-                self._give_on(waiter)
-                return None
-            return None if self._hand_over(waiter.channel, item) else item
+            self._give_on(waiter)
+            return waiter.item is not None and not waiter.queue.endswith("!") and waiter.queue in self._parked
 
     def put(self, channel: str, item: Item, limit: int | None) -> bool:
         """Hand an item to the longest waiting receiver of the channel, or park it.
@@ -139,6 +136,11 @@ class Mailboxes:
         """Keep an item in front for the channel's next receiver in this process."""
         with self._lock:
             self._parked.setdefault(channel, deque()).appendleft(item)
+
+    def take(self, channel: str) -> list[Item]:
+        """Take out all that is parked for a channel, oldest first."""
+        with self._lock:
+            return list(self._parked.pop(channel, ()))
 
     def loop_waiting_on(self, queue: str) -> asyncio.AbstractEventLoop | None:
         """An open loop in which somebody waits on this queue and has not been woken yet."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.db import connections
 
 from tests.conformance.conftest import soon, waiting
 from tests.patience import PATIENCE
@@ -33,6 +34,7 @@ async def test_threads_send_to_a_waiting_loop(layer):
     def send(start):
         for number in range(start, start + 25):
             async_to_sync(layer.send)(channel, {"type": "x", "number": number})
+        connections.close_all()  # Django's, which the core layer has used in this thread
 
     threads = [threading.Thread(target=send, args=(start,)) for start in (0, 25, 50, 75)]
     for thread in threads:

@@ -199,15 +199,21 @@ async def test_abandoned_with_a_parked_message(boxes: Mailboxes) -> None:
 
 
 async def test_abandoned_on_a_normal_channel(boxes: Mailboxes) -> None:
-    """A message of a normal channel that nobody here takes is given back: another process may want it."""
+    """A message of a normal channel that nobody here takes is said to be parked: another process may want it."""
     gone = boxes.wait("x", "x")
     boxes.put("x", A, None)
-    assert boxes.abandon(gone) is A
-    assert is_empty(boxes)
+    assert boxes.abandon(gone)
+    assert not boxes.abandon(boxes.wait("y", "y"))
+    assert boxes.take("x") == [A]
+    assert boxes.take("x") == []
     gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
     boxes.put("x", A, None)
-    assert boxes.abandon(gone) is None
+    assert not boxes.abandon(gone)
     assert await served(boxes, stays) is A
+    gone = boxes.wait("x!a", "x!")
+    boxes.put("x!a", A, None)
+    assert not boxes.abandon(gone)
+    assert boxes.take("x!a") == [A]
     assert is_empty(boxes)
 
 
@@ -219,7 +225,7 @@ async def test_nothing_for_those_who_fail(boxes: Mailboxes) -> None:
     assert not boxes.put("x", A, 0)
     with pytest.raises(RuntimeError, match="closed"):
         await waiter.future
-    assert boxes.abandon(waiter) is None
+    assert not boxes.abandon(waiter)
     assert is_empty(boxes)
 
 

@@ -10,6 +10,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -20,7 +21,14 @@ from channels_lite import config, store
 from channels_lite.codec import Codec
 from channels_lite.database import Database, release
 from channels_lite.drops import Drops, Reason
-from channels_lite.errors import DatabaseBusy, ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
+from channels_lite.errors import (
+    DatabaseBusy,
+    ForeignChannel,
+    InvalidMessage,
+    LayerClosed,
+    Locked,
+    UndecodableMessage,
+)
 from channels_lite.keeper import trim_all
 from channels_lite.mailbox import Item, Mailboxes, Waiter
 from channels_lite.schema import Execute
@@ -266,13 +274,27 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC, Generic[D]):
 
     def _give_up(self, waiter: Waiter) -> None:
         """Take out a waiter that does not use what it was given: it goes to the next one, or back where it was."""
-        left = self._mailboxes.abandon(waiter)
-        if left is not None:
-            self._put_back(waiter.queue, left)
+        if self._mailboxes.abandon(waiter) and self._has_others():
+            self._later(partial(self._put_back, waiter.queue))
 
-    def _put_back(self, queue: str, item: Item) -> None:
-        """Let a message of a normal channel be the next one again, for whichever process asks."""
-        self._later(lambda execute: store.put_back(execute, self.options.prefix, queue, *item))
+    def _has_others(self) -> bool:
+        """Whether other processes can reach the database."""
+        return self._database is not None and not self._database.in_memory
+
+    def _put_back(self, queue: str, execute: Execute) -> None:
+        """Let what is parked for a normal channel be its next messages again, for whichever process asks.
+
+        Until then it stays parked: who receives here meanwhile must not be given a later message.
+        """
+        items = self._mailboxes.take(queue)
+        while items:
+            try:
+                store.put_back(execute, self.options.prefix, queue, *items[-1])  # each goes in front of the last
+            except Locked:
+                for item in reversed(items):
+                    self._mailboxes.park(queue, item)
+                raise
+            items.pop()
 
     def _open(self, channel: str, item: Item) -> dict[str, Any] | None:
         try:

@@ -171,10 +171,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if row is None:
             return False
         if not self._mailboxes.put(queue, Item(*row), 0):  # who waited has gone meanwhile
-            try:
-                store.put_back(execute, self.options.prefix, queue, *row)
-            except Locked:
-                self._put_back(queue, Item(*row))
+            self._mailboxes.park(queue, Item(*row))
+            if self._has_others():
+                self._put_back(queue, execute)
         return True
 
     def _hint(self, queue: str) -> None:
@@ -215,12 +214,6 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if database.in_memory:
             return await self._patiently(database, partial(database.run_here, job))
         return await self._ask(database, job)
-
-    def _put_back(self, queue: str, item: Item) -> None:
-        if self._database is not None and self._database.in_memory:
-            self._mailboxes.park(queue, item)  # no other process can ask for it
-        else:
-            super()._put_back(queue, item)
 
     # Away from the loop.
 
