@@ -79,11 +79,12 @@ def project(tmp_path: Path) -> Project:
 
 def test_properties() -> None:
     """A message names its channels in full, and both say when they expire as an aware datetime."""
-    message = Message(id=7, queue="zone.client!", targets=["a", "b"], expires_at=4102444800500)
+    message = Message(id=7, queue="zone.client!", targets='["a", "b"]', expires_at=4102444800500)
     assert message.channels == ["zone.client!a", "zone.client!b"]
     assert str(message) == "7 to zone.client!a, zone.client!b"
     assert message.expires == datetime(2100, 1, 1, 0, 0, 0, 500_000, tzinfo=timezone.utc)
     assert Message(queue="chat", targets=None).channels == ["chat"]
+    assert Message(queue="chat", targets="5").channels == ["chat"]  # a stranger's row
     member = Membership(group_name="room", channel="zone.client!a", expires_at=0)
     assert str(member) == "zone.client!a in room"
     assert member.expires == datetime(1970, 1, 1, tzinfo=timezone.utc)

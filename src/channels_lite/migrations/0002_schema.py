@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ("id", models.BigIntegerField(primary_key=True, serialize=False)),
                 ("prefix", models.TextField()),
                 ("queue", models.TextField()),
-                ("targets", models.JSONField(null=True)),
+                ("targets", models.TextField(null=True)),
                 ("group_name", models.TextField(null=True)),
                 ("capacity", models.BigIntegerField(null=True)),
                 ("payload", models.BinaryField()),

@@ -20,6 +20,7 @@ LINE_EVERY = 5.0  # seconds between two lines elsewhere
 class Command(BaseCommand):
     """Clean the databases of the channel layers. A failure in one does not keep the others from being cleaned."""
 
+    requires_system_checks = ("channels_lite",)  # others open the files of apsw layers with Django
     help = "Removes expired messages and memberships from the channel layers' databases, and gives the space back."
 
     def add_arguments(self, parser: CommandParser) -> None:
