@@ -27,6 +27,17 @@ class Samples:
         return statistics.median(sorted(one)[min(len(one) - 1, int(len(one) * share))] for one in self._rounds)
 
 
-def ratio(ours: Samples, other: Samples, share: float) -> float:
-    """Our quantile as a multiple of the other's."""
-    return ours.quantile(share) / other.quantile(share)
+def row(work: str, ours: Samples, other: Samples, share: float = 0.5) -> str:
+    """A row of the table: our quantile beside the other's."""
+    mine, its = ours.quantile(share), other.quantile(share)
+    return f"| {work} | {duration(mine)} | {duration(its)} ({other.name}) | {comparison(mine, its)} |"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a reader wants."""
+    return f"{seconds * 1e6:.0f} µs" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
+
+
+def comparison(ours: float, other: float) -> str:
+    """Ours as a multiple of the other's; how many times faster it is where it is by far."""
+    return f"{ours / other:.2f}" if ours * 10 > other else f"{other / ours:.0f} times faster"
