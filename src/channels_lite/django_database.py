@@ -28,8 +28,7 @@ T = TypeVar("T")
 OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
 OPEN_WAIT_MS = 10_000  # milliseconds that opening waits for somebody who changes the schema
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
-WAL_CHECKED_EVERY = 256  # commits
-WAL_PAGE = 4096  # bytes, SQLite's default
+CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
 TOO_BIG = "string or blob too big"  # SQLite's words
 
 
@@ -52,13 +51,13 @@ class DjangoDatabase(Database):
         self.alias = alias
         self._aside = threading.Lock()  # held while a job has a connection of its own
         self._generation = 0  # of the keeper's connection: a new one counts its data_version anew
-        self._commits = 0
         self._versions = itertools.count()
         if not self.in_memory:
             self._open()
 
     def _open(self) -> None:
         first = [self._prepare()]
+        self._own = first[0]
         self.keeper = Keeper(self.path, lambda: self._took(first.pop() if first else Own(self.alias)))
         self.keeper.start()
         self.keeper.ask(lambda execute: None)  # it takes the first connection over
@@ -93,10 +92,23 @@ class DjangoDatabase(Database):
         """
         sent, considered = self._own.link.follow(operation, execute, *arguments)
         self.announce_all(sent)
-        self._commits += 1
-        if self._commits % WAL_CHECKED_EVERY == 0:
-            self.keeper.committed(self._own.wal_pages(self.path))
+        self.tidy()
         return [queue for _, queue in sent], considered
+
+    def do_now(self, job: Callable[[Execute], Any]) -> bool:
+        """Run a short job in this thread, which may be a loop's; False where it might have to wait for anything.
+
+        Only with a -wal: there, a commit waits for no disk, and copying the -wal back is left to the keeper's thread.
+        """
+        if not self._own.wal or not self.keeper.inline(job):
+            return False
+        self.tidy()
+        return True
+
+    def tidy(self) -> None:
+        """Have the -wal copied back if much was written to it through the keeper's connection."""
+        if self._own.checkpoint_due():
+            self.keeper.checkpoint()
 
     def version_seen(self, execute: Execute) -> tuple[int, int]:
         """What changes when another connection than the keeper's has committed."""
@@ -214,9 +226,12 @@ class Own:
         self._wrapper.ensure_connection()
         self._raw: sqlite3.Connection = self._wrapper.connection
         self.link = _links.get(self._wrapper) or _attach(self._wrapper)
+        self.wal = False
+        self._checkpointed = 0  # rows that had been changed by then
         try:
             self._wait(lock_wait_ms)
-            if self.execute("PRAGMA journal_mode", ())[0][0] == "wal":
+            self.wal = self.execute("PRAGMA journal_mode", ())[0][0] == "wal"
+            if self.wal:
                 self.execute("PRAGMA synchronous = NORMAL", ())  # only our messages are written here
         except Exception:
             self.close()
@@ -229,6 +244,8 @@ class Own:
         """Be ready for the keeper: hear what is inserted, and never wait for a lock."""
         self.link.settle(self._wrapper)
         self._wait(0)
+        if self.wal:
+            self.execute("PRAGMA wal_autocheckpoint = 0", ())
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement to its end; Locked where somebody else holds the lock."""
@@ -237,12 +254,13 @@ class Own:
         except sqlite3.Error as error:
             raise _translated(error) from error
 
-    def wal_pages(self, path: str) -> int:
-        """How many pages the -wal has room for by now."""
-        try:
-            return os.stat(f"{path}-wal").st_size // WAL_PAGE
-        except OSError:
-            return 0
+    def checkpoint_due(self) -> bool:
+        """Whether enough was written since the last checkpoint; asked once, it is."""
+        changed = self._raw.total_changes
+        if not self.wal or changed - self._checkpointed < CHECKPOINT_ROWS:
+            return False
+        self._checkpointed = changed
+        return True
 
     def checkpoint(self) -> None:
         """Copy the -wal back and hold writers up for a moment, so that it begins anew."""

@@ -106,6 +106,29 @@ class Keeper:
                 self._news.notify()
             return not self._ended
 
+    def inline(self, job: Job) -> bool:
+        """Run a short job in the calling thread; False where another job comes first or the database is locked.
+
+        It saves two changes of threads. The job must be one that may be run again after Locked.
+        """
+        if self._jobs or not self._working.acquire(blocking=False):
+            return False
+        try:
+            if self._connection is None or self._jobs:
+                return False
+            job(self._connection.execute)
+        except Locked:
+            return False
+        finally:
+            self._working.release()
+        return True
+
+    def checkpoint(self) -> None:
+        """Copy the -wal back when there is time."""
+        with self._news:
+            self._checkpoint_due = True
+            self._news.notify()
+
     def look_after(self, layer: Any, seconds: float, *, trim: bool) -> None:
         """Call ``layer.sweep(execute)`` at least this often while the layer lives; with ``trim``, trim the database."""
         with self._news:

@@ -268,6 +268,29 @@ def test_jobs(keeper: Keeper, other: Other) -> None:
     assert ran == [(number, keeper._thread.name) for number in range(3)]
 
 
+async def test_inline(keeper: Keeper) -> None:
+    """A short job runs in the caller's thread where no other comes first, and otherwise not at all."""
+    ran: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run(execute: Execute) -> None:
+        ran.append(threading.current_thread().name)
+
+    def locked(execute: Execute) -> None:
+        raise Locked("simulated")
+
+    keeper.ask(lambda execute: None)  # it opens its connection
+    await until(lambda: keeper.inline(run))
+    assert ran == [threading.current_thread().name]
+    assert not keeper.inline(locked)
+    keeper.ask(lambda execute: (begun.set(), go_on.wait(PATIENCE)))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    assert not keeper.inline(run)  # the connection is in use
+    go_on.set()
+    await until(lambda: keeper.inline(run))
+    assert len(ran) == 2
+
+
 def fail(execute: Execute) -> None:
     raise RuntimeError("simulated")
 

@@ -87,7 +87,10 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         raise AssertionError("unreachable")
 
     async def _ask(self, database: DjangoDatabase, job: Callable[[Execute], T]) -> T:
-        """Run a job in the keeper's thread and wait for its result."""
+        """Run a job on the keeper's connection: here, or in its thread, whose result is waited for."""
+        results: list[T] = []
+        if database.do_now(lambda execute: results.append(job(execute))):
+            return results[0]
         request = Request(job, self._deadline, lambda: self._refusal(database))
         if not database.keeper.ask(request):
             raise LayerClosed(WAITING)
@@ -136,6 +139,8 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _ask_to_claim(self, database: DjangoDatabase, queue: str) -> None:
         if database.in_memory or self._mailboxes.loop_waiting_on(queue) is None:
+            return
+        if database.do_now(partial(self._begin_claim, queue)):
             return
         with self._asking:
             if queue in self._asked:
@@ -187,10 +192,13 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     def look(self) -> None:
         if self._database is not None and not self._looking:
             self._looking = True
-            self._database.keeper.ask(partial(self._look_at_all, self._database))
+            look = partial(self._look_at_all, self._database)
+            if not self._database.do_now(look):
+                self._database.keeper.ask(look)
 
     def _look_at_all(self, database: DjangoDatabase, execute: Execute) -> None:
         self._looking = False
+        database.tidy()
         seen = database.version_seen(execute)
         if seen == self._seen:
             return
