@@ -95,6 +95,18 @@ class DjangoDatabase(Database):
         self.tidy()
         return [queue for _, queue in sent], considered
 
+    # In the keeper's thread, or in any while that one has nothing to do.
+
+    def send_now(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]] | None:
+        """As ``send``, in this thread; None where it might have to wait for anything."""
+        results: list[tuple[list[tuple[str, str]], list[str]]] = []
+        link = self._own.link
+        if not self.do_now(lambda execute: results.append(link.follow(operation, execute, *arguments))):
+            return None
+        sent, considered = results[0]
+        self.announce_all(sent)  # the connection is free again, for claims
+        return [queue for _, queue in sent], considered
+
     def do_now(self, job: Callable[[Execute], Any]) -> bool:
         """Run a short job in this thread, which may be a loop's; False where it might have to wait for anything.
 

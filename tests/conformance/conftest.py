@@ -1,7 +1,9 @@
 """The layers under test, and what the suite's tests share."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deviation(layer, how): the named layer deviates, in this way")
 
 
-@pytest.fixture(params=["memory", "aio", "core"])
+@pytest.fixture(params=["memory", "aio", "core", "core-wal"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Which layer is under test; skips where it is known to deviate."""
     for marker in request.node.iter_markers("deviation"):
@@ -32,11 +34,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def make(kind: str, path: str, alias: str) -> AsyncIterator[Make]:
     """Make layers that share what they hold, as far as two objects of this kind can; they are closed afterwards."""
     made: list[BaseChannelLayer] = []
+    if kind == "core-wal":  # the file remembers it
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = wal").fetchall()
 
     def make_one(**options: Any) -> BaseChannelLayer:
         if kind == "memory":
             made.append(InMemoryChannelLayer(**options))
-        elif kind == "core":
+        elif kind.startswith("core"):
             made.append(SQLiteChannelLayer(database=alias, **options))
         else:
             made.append(AIOSQLiteChannelLayer(path=path, **options))

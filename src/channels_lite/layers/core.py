@@ -72,6 +72,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             except CallerGone:
                 if database.in_memory:
                     raise
+        sent = database.send_now(operation, *arguments)
+        if sent is not None:
+            return sent
         return await self._ask(database, lambda execute: database.send(execute, operation, *arguments))
 
     async def _patiently(self, database: DjangoDatabase, function: Callable[[], T]) -> T:
@@ -87,10 +90,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         raise AssertionError("unreachable")
 
     async def _ask(self, database: DjangoDatabase, job: Callable[[Execute], T]) -> T:
-        """Run a job on the keeper's connection: here, or in its thread, whose result is waited for."""
-        results: list[T] = []
-        if database.do_now(lambda execute: results.append(job(execute))):
-            return results[0]
+        """Run a job in the keeper's thread and wait for its result."""
         request = Request(job, self._deadline, lambda: self._refusal(database))
         if not database.keeper.ask(request):
             raise LayerClosed(WAITING)
@@ -221,7 +221,8 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
         if database.in_memory:
             return await self._patiently(database, partial(database.run_here, job))
-        return await self._ask(database, job)
+        live: list[bool] = []
+        return live[0] if database.do_now(lambda execute: live.append(job(execute))) else await self._ask(database, job)
 
     # Away from the loop.
 
