@@ -21,6 +21,7 @@ BUSY_DEADLINE = 5.0  # seconds; Django's own default for a locked SQLite databas
 
 Seconds = Annotated[float, Meta(gt=0, le=10**9)]
 MOST = 2**31
+OF_REDIS = frozenset({"hosts", "random_prefix_length", "on_disconnect", "on_reconnect"})  # of channels_redis' layers
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Name = Annotated[str, Meta(min_length=1)]
 CapacityRules = list[tuple[re.Pattern[str], int]]
@@ -85,6 +86,10 @@ def parse(config: Mapping[str, Any], **defaults: Any) -> Options:
 def _refuse_unknown(config: Mapping[str, Any]) -> None:
     known = Options.__struct_fields__
     for name in config:
+        if name in OF_REDIS:
+            raise ConfigError(
+                f"CHANNEL_LAYERS: the option {name!r} is for Redis, which this layer does without; take it out."
+            )
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}."

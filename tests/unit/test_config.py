@@ -201,7 +201,7 @@ def test_error_does_not_show_keys(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("expirey", "did you mean 'expiry'?"), ("hosts", "the options are database, path, prefix")]
+    ("name", "hint"), [("expirey", "did you mean 'expiry'?"), ("timeout", "the options are database, path, prefix")]
 )
 def test_unknown_option(name: str, hint: str) -> None:
     """An unknown option is refused with the one that was probably meant, or with all of them."""

@@ -46,7 +46,10 @@ _layers: "weakref.WeakSet[SQLiteLayer[Any]]" = weakref.WeakSet()
 
 
 class SQLiteLayer(BaseChannelLayer, abc.ABC, Generic[D]):
-    """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
+    """What the layers share. A subclass brings the connection: how to write, to look, and to step aside.
+
+    ``database`` is the alias that the layer was given, or ``default``; None with a path.
+    """
 
     extensions: ClassVar = ["groups", "flush"]
     defaults: ClassVar[dict[str, Any]] = {}
@@ -63,6 +66,7 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         options = self.parse(configuration)
         super().__init__(expiry=options.expiry, capacity=options.capacity)  # type: ignore[arg-type] # seconds may have a fraction
         self.options = options
+        self.database = None if options.path is not None else options.database or config.DEFAULT_ALIAS
         self.group_expiry = options.group_expiry
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
         self._deadline = config.busy_deadline(options)
