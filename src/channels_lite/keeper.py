@@ -160,7 +160,9 @@ class Keeper:
             except Exception:
                 logger.exception("The keeper of %s cannot work; the next try is in %g s.", self.path, RETRY_PAUSE)
                 if self._stopped_within(RETRY_PAUSE):
-                    self._ended = True
+                    self._refuse_jobs()
+                self._do_jobs(_locked)  # who waits for one learns that its time is over
+                if self._ended:
                     break
         with self._working:
             if self._connection is not None:
@@ -180,6 +182,10 @@ class Keeper:
         with self._news:
             return self._news.wait_for(lambda: self._stopping, seconds)
 
+    def _refuse_jobs(self) -> None:
+        with self._news:
+            self._ended = True
+
     def _until_sweep(self) -> float | None:
         return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
 
@@ -197,9 +203,10 @@ class Keeper:
     def _do_jobs(self, execute: Execute) -> None:
         with self._news:
             jobs, self._jobs = self._jobs, deque()
+            last = self._stopping  # as of now: a job that is not tried again must have been able to know that
         left = deque(job for job in jobs if not _attempt(job, execute))
         self._attempts = self._attempts + 1 if left else 0
-        if left and not self._stopping:
+        if left and not last:
             with self._news:
                 self._jobs.extendleft(reversed(left))
 
@@ -228,6 +235,10 @@ def _attempt(job: Job, execute: Execute) -> bool:
     except Exception:
         logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
     return True
+
+
+def _locked(sql: str, parameters: Sequence[Any]) -> list[Any]:
+    raise Locked("The keeper has no connection.")
 
 
 def trim_all(execute: Execute, report: Callable[[int, int], object] | None = None) -> tuple[int, int]:
