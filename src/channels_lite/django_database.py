@@ -29,6 +29,7 @@ OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
 OPEN_WAIT_MS = 10_000  # milliseconds that opening waits for somebody who changes the schema
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
+NO_TABLE = "no such table"  # SQLite's words
 TOO_BIG = "string or blob too big"  # SQLite's words
 
 
@@ -155,8 +156,8 @@ class DjangoDatabase(Database):
         try:
             link.settle(connection)
         except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
+            if NO_TABLE not in str(error):
+                raise _translated(error) from error
             _create(connection)
             link.settle(connection)
         return link
@@ -310,6 +311,17 @@ class Link:
             raw.execute(store.WAKE)
             self._settled = not raw.in_transaction
 
+    def settle_if_possible(self, connection: BaseDatabaseWrapper) -> None:
+        """As ``settle``, without waiting. Where there are no tables yet, or a lock, a later statement does it."""
+        if self._settled:
+            return
+        raw = connection.connection
+        patience = raw.execute("PRAGMA busy_timeout").fetchone()[0]
+        raw.execute("PRAGMA busy_timeout = 0")
+        with contextlib.suppress(sqlite3.OperationalError):
+            self.settle(connection)
+        raw.execute(f"PRAGMA busy_timeout = {patience}")
+
     def follow(
         self, operation: Callable[..., None], execute: Execute, *arguments: Any
     ) -> tuple[list[tuple[str, str]], list[str]]:
@@ -341,6 +353,8 @@ class Link:
             database.announce_all(self._sent, abroad=False)
         else:
             connection.on_commit(partial(database.announce_all, self._sent), robust=True)
+            # In front: a callback of the user's that raises ends the others.
+            connection.run_on_commit.insert(0, connection.run_on_commit.pop())
 
     def failed(self) -> None:
         """After a statement that failed: nothing was inserted."""
@@ -367,6 +381,7 @@ def _around(execute: Callable[..., Any], sql: str, params: Any, many: bool, cont
     link = _links.get(connection)
     if link is None:
         return execute(sql, params, many, context)
+    link.settle_if_possible(connection)
     try:
         result = execute(sql, params, many, context)
     except BaseException:
@@ -418,10 +433,8 @@ def _connected(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
     """When Django has made a connection: if a layer speaks through it, prepare it."""
     _links.pop(connection, None)  # it was for the one before
     if connection.vendor == "sqlite" and _wanted(connection.alias):
-        try:
-            _attach(connection).settle(connection)
-        except (sqlite3.OperationalError, ConfigError):  # no tables yet, or locked just now: the first send does it
-            return
+        with contextlib.suppress(ConfigError):
+            _attach(connection).settle_if_possible(connection)
 
 
 def _wanted(alias: str) -> bool:
