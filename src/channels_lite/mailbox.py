@@ -120,6 +120,14 @@ class Mailboxes:
             self._parked.setdefault(channel, deque()).append(item)
             return True
 
+    def give(self, waiter: Waiter, item: Item) -> bool:
+        """Hand an item to this very waiter; False where it has been woken already, or has gone."""
+        with self._lock:
+            if waiter.woken or waiter not in self._waiting.get(waiter.queue, ()):
+                return False
+            waiter.item = item
+            return waiter.wake()
+
     def wake(self, channel: str, count: int = 1) -> None:
         """Let up to ``count`` receivers of the channel look at the database again."""
         with self._lock:

@@ -15,34 +15,51 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
 django.setup()
 
 from channels.exceptions import ChannelFull
+from django.db import connections
 
 from channels_lite import bell
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.layers.base import SQLiteLayer
+from channels_lite.layers.core import SQLiteChannelLayer
+from tests.patience import until
+
+Layer = SQLiteLayer[Any]
 
 
 async def main() -> None:
     """Run the command from the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
-    parser.add_argument("command", choices=["echo", "flood", "collect", "prefix"])
+    parser.add_argument("command", choices=["echo", "flood", "collect", "hear", "prefix"])
     parser.add_argument("--channel", default="echo")
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--no-poll", action="store_true", help="hear by the bell alone")
     parser.add_argument("--no-bell", action="store_true", help="as on a platform without inotify and kqueue")
     parser.add_argument("--keep-expired", action="store_true", help="leave it to somebody else to trim")
+    parser.add_argument("--core", action="store_true", help="the layer on Django's connection")
+    parser.add_argument("--format", default="msgpack", help="serializer_format")
     options = parser.parse_args()
     if options.no_bell:
         bell._listener_class = lambda: None
-    polling_interval = None if options.no_poll else 0.05
-    layer = AIOSQLiteChannelLayer(
-        path=options.file, polling_interval=polling_interval, auto_trim=not options.keep_expired
-    )
+    layer = _layer(options)
     work = asyncio.ensure_future(globals()[options.command](layer, options))
     await asyncio.wait([work, asyncio.ensure_future(_input_closed())], return_when=asyncio.FIRST_COMPLETED)
     if work.done():
         work.result()
     await layer.close()
     os._exit(0)  # the thread that reads standard input cannot be ended
+
+
+def _layer(options: argparse.Namespace) -> Layer:
+    configuration = {
+        "polling_interval": None if options.no_poll else 0.05,
+        "serializer_format": options.format,
+        "auto_trim": not options.keep_expired,
+    }
+    if not options.core:
+        return AIOSQLiteChannelLayer(path=options.file, **configuration)
+    connections.settings["core"]["NAME"] = options.file
+    return SQLiteChannelLayer(database="core", **configuration)
 
 
 async def _input_closed() -> None:
@@ -54,7 +71,7 @@ def say(*words: Any) -> None:
     print(*words, flush=True)
 
 
-async def echo(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+async def echo(layer: Layer, options: argparse.Namespace) -> None:
     """Send every message on the channel back to the channel that it names."""
     say("ready")
     while True:
@@ -62,14 +79,14 @@ async def echo(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> Non
         await send_patiently(layer, message["reply"], message)
 
 
-async def flood(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+async def flood(layer: Layer, options: argparse.Namespace) -> None:
     """Send ``count`` numbered messages, each of them until it is accepted."""
     say("ready")
     for number in range(options.count):
         await send_patiently(layer, options.channel, {"type": "x", "number": number, "sender": os.getpid()})
 
 
-async def collect(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+async def collect(layer: Layer, options: argparse.Namespace) -> None:
     """Receive ``count`` messages and print their numbers."""
     channel = options.channel
     if channel.endswith("!"):
@@ -80,13 +97,23 @@ async def collect(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> 
     say(*numbers)
 
 
-async def prefix(layer: AIOSQLiteChannelLayer, options: argparse.Namespace) -> None:
+async def hear(layer: Layer, options: argparse.Namespace) -> None:
+    """Print the type of each message on the channel, for as long as the peer lives."""
+    receiving = asyncio.ensure_future(layer.receive(options.channel))
+    await until(lambda: layer._mailboxes.queues() > 0)
+    say("ready")
+    while True:
+        say((await receiving)["type"])
+        receiving = asyncio.ensure_future(layer.receive(options.channel))
+
+
+async def prefix(layer: Layer, options: argparse.Namespace) -> None:
     """Print the client prefix."""
     say("ready")
     say(layer.client_prefix)
 
 
-async def send_patiently(layer: AIOSQLiteChannelLayer, channel: str, message: dict[str, Any]) -> None:
+async def send_patiently(layer: Layer, channel: str, message: dict[str, Any]) -> None:
     """Send a message, and again while the channel is full."""
     while True:
         try:

@@ -26,7 +26,6 @@ from channels_lite.errors import (
     ForeignChannel,
     InvalidMessage,
     LayerClosed,
-    Locked,
     UndecodableMessage,
 )
 from channels_lite.keeper import trim_all
@@ -291,14 +290,17 @@ class SQLiteLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         Until then it stays parked: who receives here meanwhile must not be given a later message.
         """
         items = self._mailboxes.take(queue)
-        while items:
-            try:
+        if not items:
+            return
+        try:
+            while items:
                 store.put_back(execute, self.options.prefix, queue, *items[-1])  # each goes in front of the last
-            except Locked:
-                for item in reversed(items):
-                    self._mailboxes.park(queue, item)
-                raise
-            items.pop()
+                items.pop()
+        finally:
+            for item in reversed(items):
+                self._mailboxes.park(queue, item)
+        if self._database is not None:
+            self._database.announce(self.options.prefix, (queue,))  # to those who have looked meanwhile
 
     def _open(self, channel: str, item: Item) -> dict[str, Any] | None:
         try:

@@ -24,8 +24,8 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     """A channel layer on Django's connection of the alias ``database``; options: ``channels_lite.config.Options``.
 
     ``async_to_sync(layer.send)(…)`` inside ``transaction.atomic()`` on that alias belongs to the transaction: it is
-    seen when that commits, and never if it is rolled back. So do ``group_add`` and ``group_discard``, and a
-    ``receive()`` there gives back what it took. Elsewhere, each call commits by itself.
+    seen when that commits, and never if it is rolled back. So do ``group_add`` and ``group_discard``. A ``receive()``
+    there also finds what the transaction has sent. Elsewhere, each call commits by itself.
     """
 
     library = "sqlite3"
@@ -48,13 +48,18 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     def _begin(self) -> None:
         super()._begin()
         self._asking = threading.Lock()
+        self._ask_anew()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _ask_anew(self) -> None:
+        """What belongs to one keeper: nothing is known to the next one."""
         self._asked: set[str] = set()  # queues that the keeper has been asked to claim, and has not begun to
         self._looking = False  # the keeper has been asked to look
         self._seen: tuple[int, int] | None = None  # the database's version at the last look
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def _acquire(self) -> DjangoDatabase:
         database = open_alias(self.options.database or config.DEFAULT_ALIAS, self.file(), self, self._room)
+        self._ask_anew()  # the keeper before has ended by now
         if not database.in_memory:
             self._upkeep(database)
         return database
@@ -108,11 +113,12 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     # Looking, in the keeper's thread or the caller's. A claim and its delivery are one job, which nothing tears apart.
 
     def _look(self, waiter: Waiter, attempt: int) -> Item | None:
-        if self._database is None:
+        database = self._database
+        if database is None:
             raise LayerClosed(WAITING)
-        if self._belongs_to_caller(self._database):
-            self._look_from_caller(self._database, waiter)
-        self._ask_to_claim(self._database, waiter.queue)
+        if self._belongs_to_caller(database):
+            self._look_from_caller(database, waiter)
+        self._ask_to_claim(database, waiter.queue)
         return None
 
     def _take(self, queue: str) -> Item | None:
@@ -125,7 +131,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         task.add_done_callback(self._tasks.discard)
 
     async def _claim_from_caller(self, database: DjangoDatabase, waiter: Waiter) -> None:
-        claim = partial(database.claim_here, partial(self._claim, waiter.queue))
+        claim = partial(database.claim_here, partial(self._claim_for, waiter))
         attempts = itertools.count()
         while True:
             try:
@@ -165,6 +171,15 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         while self._mailboxes.loop_waiting_on(queue) is not None and claim(queue, execute):
             pass
 
+    def _claim_for(self, waiter: Waiter, execute: Execute) -> None:
+        """Claim for a waiter who looks for itself. Nobody else gets what its transaction may give back."""
+        if waiter.queue.endswith("!"):
+            self._claim(waiter.queue, execute)
+        elif not waiter.woken:
+            row = store.claim_one(execute, self.options.prefix, waiter.queue)
+            if row is not None and not self._mailboxes.give(waiter, Item(*row)):
+                self._return(waiter.queue, Item(*row), execute)
+
     def _claim_rows(self, queue: str, execute: Execute) -> bool:
         rows = store.claim_queue(execute, self.options.prefix, queue)
         for row in rows:
@@ -176,25 +191,34 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if row is None:
             return False
         if not self._mailboxes.put(queue, Item(*row), 0):  # who waited has gone meanwhile
-            self._mailboxes.park(queue, Item(*row))
-            if self._has_others():
-                self._put_back(queue, execute)
+            self._return(queue, Item(*row), execute)
         return True
+
+    def _return(self, queue: str, item: Item, execute: Execute) -> None:
+        """Undo a claim."""
+        self._mailboxes.park(queue, item)
+        if self._has_others():
+            try:
+                self._put_back(queue, execute)
+            except Locked:
+                self._later(partial(self._put_back, queue))
 
     def _hint(self, queue: str) -> None:
         self._collect(queue)
 
     def _collect(self, queue: str) -> None:
-        if self._database is not None:
+        database = self._database
+        if database is not None:
             self._mailboxes.nudge(queue)
-            self._ask_to_claim(self._database, queue)
+            self._ask_to_claim(database, queue)
 
     def look(self) -> None:
-        if self._database is not None and not self._looking:
+        database = self._database
+        if database is not None and not self._looking:
             self._looking = True
-            look = partial(self._look_at_all, self._database)
-            if not self._database.do_now(look):
-                self._database.keeper.ask(look)
+            look = partial(self._look_at_all, database)
+            if not database.do_now(look):
+                database.keeper.ask(look)
 
     def _look_at_all(self, database: DjangoDatabase, execute: Execute) -> None:
         self._looking = False
