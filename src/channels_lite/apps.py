@@ -13,8 +13,8 @@ class ChannelsLiteConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from channels_lite import checks, django_database, operations
+        from channels_lite import checks, link, operations
 
         register(checks.libraries, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
-        django_database.prepare_connections()
+        link.prepare_connections()

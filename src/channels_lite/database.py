@@ -5,7 +5,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from channels_lite.bell import Bell, Listener
@@ -69,6 +69,14 @@ class Database(abc.ABC):
             foreign = foreign or not own
         if foreign and abroad and self.bell is not None:
             self.bell.ring()
+
+    def announce_all(self, sent: Sequence[tuple[str, str]], *, abroad: bool = True) -> None:
+        """As ``announce``, for messages with their prefixes and queues."""
+        by_prefix: dict[str, dict[str, None]] = {}
+        for prefix, queue in sent:
+            by_prefix.setdefault(prefix, {})[queue] = None
+        for prefix, queues in by_prefix.items():
+            self.announce(prefix, queues, abroad=abroad)
 
     def forget(self, prefix: str) -> None:
         """Let all layers of this process throw away what is parked under this prefix."""

@@ -12,7 +12,7 @@ from django.db.migrations import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from channels_lite import legacy, schema, targets
+from channels_lite import legacy, schema, statements, targets
 
 
 class _OnDatabase(Operation):
@@ -48,7 +48,7 @@ class RemoveWhenReversed(_OnDatabase):
 
     def backwards(self, connection: BaseDatabaseWrapper) -> None:
         if connection.vendor == "sqlite":
-            schema.remove(targets.executor(connection), schema.steps())
+            schema.remove(statements.executor(connection), schema.steps())
 
     def describe(self) -> str:
         return "Nothing; reversed: remove the tables, views and triggers of channels-lite"
@@ -62,7 +62,7 @@ class DropOldTables(_OnDatabase):
     def forwards(self, connection: BaseDatabaseWrapper) -> None:
         self.lost = None
         if connection.vendor == "sqlite":
-            self.lost = legacy.drop(targets.executor(connection), connection)
+            self.lost = legacy.drop(statements.executor(connection), connection)
 
     def describe(self) -> str:
         return "Drop the tables of channels-lite 0.3 and 0.4, with the messages pending there"
@@ -79,7 +79,7 @@ class ApplySchema(_OnDatabase):
 
     def forwards(self, connection: BaseDatabaseWrapper) -> None:
         if connection.vendor == "sqlite" and targets.holds(connection.alias):
-            schema.reach(targets.executor(connection), schema.steps(), self.version)
+            schema.reach(statements.executor(connection), schema.steps(), self.version)
         for path in targets.files(connection.alias):
             self._reach(path)
 

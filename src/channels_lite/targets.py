@@ -1,40 +1,14 @@
-"""The databases that get the schema when Django migrates an alias, and how to speak to Django's own."""
+"""The databases that get the schema when Django migrates an alias."""
 
 import contextlib
-import functools
 import os
-from collections.abc import Sequence
-from typing import Any
 
 from django.conf import settings
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from channels_lite import config
 from channels_lite.claims import same_file
 from channels_lite.entries import Entry, entries
 from channels_lite.errors import ConfigError
-from channels_lite.schema import Execute
-
-
-def executor(connection: BaseDatabaseWrapper) -> Execute:
-    """Run a statement on Django's connection of a SQLite alias and return its rows."""
-
-    def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
-        with connection.cursor() as cursor:
-            if parameters:
-                cursor.execute(_with_percent(sql), parameters)
-            else:
-                cursor.execute(sql)
-            rows: list[Any] = cursor.fetchall()
-            return rows
-
-    return execute
-
-
-@functools.cache
-def _with_percent(sql: str) -> str:
-    """Django takes "?" as well, and fails with it where DEBUG makes it log the statement."""
-    return sql.replace("%", "%%").replace("?", "%s")
 
 
 def holds(alias: str) -> bool:

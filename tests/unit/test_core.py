@@ -886,7 +886,7 @@ def test_the_loops_thread_runs_no_sql(home, layer, monkeypatch):
     note(django_database.Own, "__init__")
     note(django_database.Own, "execute")
     note(django_database.Own, "close")
-    note(django_database, "_executor")
+    note(django_database, "translating_executor")
     note(django_database.Link, "__init__")
     async_to_sync(layer.close)()
 

@@ -89,10 +89,10 @@ def test_test_database_in_memory(tmp_path: Path) -> None:
     project = Project(tmp_path, {"default": (CORE, {}), "a": (AIO, {}), "b": (AIO, OWN)})
     printed = project.script("""
 from django.db import connections
-from channels_lite import schema, targets
+from channels_lite import schema, statements
 for alias in connections:
     connections[alias].creation.create_test_db(verbosity=0)
-print(len(schema.records(targets.executor(connections["default"]))))
+print(len(schema.records(statements.executor(connections["default"]))))
 """)
     assert printed == str(VERSION)
     assert not any(os.path.exists(project.file(name)) for name in FILES)
@@ -216,9 +216,9 @@ def test_a_failing_file_leaves_no_trace(tmp_path: Path) -> None:
     project = Project(tmp_path)
     printed = project.script("""
 from django.db import connection
-from channels_lite import schema, targets
+from channels_lite import schema, statements
 from channels_lite.errors import SchemaError
-execute = targets.executor(connection)
+execute = statements.executor(connection)
 steps = schema.steps()
 for broken in ("INSERT INTO no_such_table VALUES (1);\\n",
                "INSERT OR ROLLBACK INTO channels_lite_schema (version) VALUES (1);\\n"):
@@ -237,12 +237,12 @@ def test_a_commit_that_fails_leaves_no_transaction(tmp_path: Path) -> None:
     printed = project.script("""
 import sqlite3
 from django.db import OperationalError, connection
-from channels_lite import schema, targets
+from channels_lite import schema, statements
 reader = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
 reader.execute("CREATE TABLE notes (text)")
 reader.execute("BEGIN")
 reader.execute("SELECT * FROM notes").fetchall()
-execute = targets.executor(connection)
+execute = statements.executor(connection)
 execute("PRAGMA busy_timeout = 1", ())
 try:
     schema.apply(execute, schema.steps())

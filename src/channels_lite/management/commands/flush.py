@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.commands import flush
 from django.db import connections
 
-from channels_lite import schema, store, targets
+from channels_lite import schema, statements, store
 
 QUESTION = """This removes ALL data from the database {name}, and all messages and groups of the channel layers in it.
 Type 'yes' to continue: """
@@ -25,6 +25,6 @@ class Command(flush.Command):
             return
         super().handle(**{**options, "interactive": False})
         if connection.vendor == "sqlite":
-            execute = targets.executor(connection)
+            execute = statements.executor(connection)
             if schema.records(execute):
                 store.empty(execute)
