@@ -1,0 +1,30 @@
+"""Sockets in the room: what is told to the room goes to the browser, and what the browser says to the room."""
+
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
+
+
+class Room(WebsocketConsumer):
+    """One that is synchronous."""
+
+    groups = ("room",)
+
+    def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        async_to_sync(self.channel_layer.group_send)("room", {"type": "told", "text": text_data})
+
+    def told(self, event: dict[str, Any]) -> None:
+        self.send(event["text"])
+
+
+class AsyncRoom(AsyncWebsocketConsumer):
+    """One that is not."""
+
+    groups = ("room",)
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.channel_layer.group_send("room", {"type": "told", "text": text_data})
+
+    async def told(self, event: dict[str, Any]) -> None:
+        await self.send(event["text"])

@@ -1,0 +1,90 @@
+"""Tests of Django and of pytest-django that use a layer: the project in tests/project, in processes of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent / "project"
+PATIENCE = 120.0  # seconds until a run that hangs fails its test
+
+
+def run(folder: Path, setting: str, *command: str) -> str:
+    """Run Python in the project, where nothing may fail, warn or log an error; returns what it prints.
+
+    ``setting`` says which layer, its alias, where the test databases are, and whether channels_lite is installed.
+    """
+    layer, alias, database, installed = setting.split()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        "DJANGO_SETTINGS_MODULE": "settings",
+        "PROJECT_FOLDER": str(folder),
+        "PROJECT_LAYER": layer,
+        "PROJECT_ALIAS": alias,
+        "PROJECT_DATABASE": database,
+        "PROJECT_INSTALLED": "yes" if installed == "installed" else "no",
+        "PYTHONWARNINGS": "error",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, *command],
+        cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    printed = ended.stdout + ended.stderr
+    assert ended.returncode == 0, printed
+    assert not re.search(r"LOGGED|Warning|Exception ignored|Traceback", printed), printed
+    return printed
+
+
+def left(folder: Path) -> set[str]:
+    """The databases that are still there, the test databases' and the real ones."""
+    return {path.name for path in folder.iterdir() if path.suffix == ".sqlite3"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ("core default memory installed", ()),
+        ("core default file not-installed", ()),
+        ("core channels memory not-installed", ("--parallel", "2")),
+        ("core channels file installed", ("--parallel", "2")),
+    ],
+)
+def test_manage_py_test(tmp_path: Path, setting: str, options: tuple[str, ...]) -> None:
+    """Test cases of Django send, receive and begin empty, and the test databases are removed afterwards."""
+    printed = run(tmp_path, setting, "manage.py", "test", *options)
+    ran, skipped = _numbers(printed)
+    assert ran - skipped >= 20, printed
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize("setting", ["core default memory not-installed", "core channels file installed"])
+def test_pytest_django(tmp_path: Path, setting: str) -> None:
+    """So do tests with the fixtures and marks of pytest-django, those in pytest-asyncio's loop included."""
+    printed = run(tmp_path, setting, "-m", "pytest", "-p", "no:cacheprovider")
+    (passed,) = re.findall(r"(\d+) passed", printed)
+    assert int(passed) >= 35, printed
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("place", "files"), [("memory", set()), ("file", {"test-default-channels.sqlite3"})])
+def test_the_apsw_layer(tmp_path: Path, place: str, files: set[str]) -> None:
+    """It follows the default database into memory; beside a file it has a companion, which Django leaves there."""
+    ran, skipped = _numbers(run(tmp_path, f"aio default {place} not-installed", "manage.py", "test"))
+    assert ran - skipped >= 12
+    assert left(tmp_path) == files
+
+
+def test_what_a_test_case_forbids_is_not_opened(tmp_path: Path) -> None:
+    """Where no test needs a database, Django makes no test databases: the layer must not open the real one."""
+    run(tmp_path, "core default file not-installed", "manage.py", "test", "rooms.tests.Restricted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _numbers(printed: str) -> tuple[int, int]:
+    """How many tests ran, and how many of them were skipped."""
+    (ran,) = re.findall(r"^Ran (\d+) tests", printed, re.MULTILINE)
+    return int(ran), sum(map(int, re.findall(r"skipped=(\d+)", printed)))
