@@ -1,7 +1,6 @@
 """A site whose tests send and receive. The environment says on which databases."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ IN_MEMORY = os.environ["PROJECT_DATABASE"] == "memory"  # or: file
 ALIAS = os.environ["PROJECT_ALIAS"]  # the layer's: default, or channels for one of its own
 LAYER = os.environ["PROJECT_LAYER"]  # core or aio
 INSTALLED = os.environ["PROJECT_INSTALLED"] == "yes"  # whether channels_lite is in INSTALLED_APPS
-FLUSHED = INSTALLED and find_spec("channels_lite.migrations") is not None  # whether Django's flush empties the layer
-DEBUG_CAN_LOG = find_spec("channels_lite.targets") is not None  # whether the layer's statements may be logged
 
 
 def database(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ DATABASES = ["default", "channels"]
 ERROR = "not allowed"
 
 pytestmark = pytest.mark.skipif(settings.LAYER != "core", reason="the other layer's sends belong to no transaction")
-needs_flush = pytest.mark.skipif(not settings.FLUSHED, reason="Django's flush must know of the layer's tables")
+needs_flush = pytest.mark.skipif(not settings.INSTALLED, reason="Django's flush must know of the layer's tables")
 
 
 @pytest.fixture
