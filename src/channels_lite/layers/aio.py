@@ -12,7 +12,8 @@ from channels_lite import config, store
 from channels_lite.apsw_database import ApswDatabase, open_file
 from channels_lite.errors import LayerClosed, Locked
 from channels_lite.keeper import pause
-from channels_lite.layers.base import WAITING, SQLiteLayer
+from channels_lite.layers.base import SQLiteLayer
+from channels_lite.layers.openable import WAITING
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
 

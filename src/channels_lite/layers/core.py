@@ -13,7 +13,8 @@ from channels_lite.caller import CallerGone
 from channels_lite.django_database import DjangoDatabase, open_alias
 from channels_lite.errors import ConfigError, LayerClosed, Locked
 from channels_lite.keeper import pause
-from channels_lite.layers.base import WAITING, SQLiteLayer
+from channels_lite.layers.base import SQLiteLayer
+from channels_lite.layers.openable import WAITING
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
 

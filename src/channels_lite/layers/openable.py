@@ -1,0 +1,167 @@
+"""A layer's options and its life: made without I/O, opened at first use, closed, begun anew in a forked child."""
+
+import abc
+import asyncio
+import atexit
+import os
+import re
+import threading
+import uuid
+import weakref
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+from channels.layers import BaseChannelLayer
+
+from channels_lite import config, store
+from channels_lite.codec import Codec
+from channels_lite.database import Database, release
+from channels_lite.drops import Drops
+from channels_lite.errors import DatabaseBusy, LayerClosed
+from channels_lite.mailbox import Mailboxes
+from channels_lite.watcher import Watchers
+
+D = TypeVar("D", bound=Database)
+
+WAITING = "The channel layer was closed while receive() was waiting."
+SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
+
+_layers: "weakref.WeakSet[OpenableLayer[Any]]" = weakref.WeakSet()
+
+
+class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
+    """A layer with its options, which opens its database at first use and may be closed and opened again.
+
+    ``database`` is the alias that the layer was given, or ``default``; None with a path.
+    """
+
+    extensions: ClassVar = ["groups", "flush"]
+    defaults: ClassVar[dict[str, Any]] = {}
+    library: ClassVar[str]
+    """The Python module whose SQLite the layer speaks through: two of them on one file destroy it."""
+
+    # Deviation from BaseChannelLayer, whose patterns let a line feed and non-ASCII letters through against its own
+    # error message.
+    channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?\Z")
+    group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+\Z")
+
+    def __init__(self, **configuration: Any) -> None:
+        """Take CONFIG; ConfigError names the option that is wrong. Does no I/O."""
+        options = self.parse(configuration)
+        super().__init__(expiry=options.expiry, capacity=options.capacity)  # type: ignore[arg-type] # seconds may have a fraction
+        self.options = options
+        self.database = None if options.path is not None else options.database or config.DEFAULT_ALIAS
+        self.group_expiry = options.group_expiry
+        self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
+        self._deadline = config.busy_deadline(options)
+        self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys, options.expiry)
+        self._watchers = Watchers(self, options.polling_interval, options.polling_idle_timeout)
+        self._begin()
+        _layers.add(self)
+
+    def _begin(self) -> None:
+        """What belongs to one process: done again in a forked child, which shares nothing with its parent."""
+        self.client_prefix = uuid.uuid4().hex
+        self._own = f".{self.client_prefix}!"
+        self.drops = Drops()
+        self._mailboxes = Mailboxes()
+        self._database: D | None = None
+        self._opening = threading.Lock()
+        self._closings = 0  # how often the layer was closed: an opening or a receive() that meets another number ends
+
+    @classmethod
+    def parse(cls, configuration: Mapping[str, Any]) -> config.Options:
+        """Check CONFIG as this layer understands it; ConfigError names the option that is wrong."""
+        return config.parse(configuration, **cls.defaults)
+
+    @staticmethod
+    @abc.abstractmethod
+    def locate(options: config.Options) -> str:
+        """The database file that a layer with these options uses, or ``:memory:``. Reads settings only."""
+
+    def file(self) -> str:
+        """The database file of this layer, or ``:memory:``. Reads settings only."""
+        return self.locate(self.options)
+
+    # Opening and closing.
+
+    @abc.abstractmethod
+    def _acquire(self) -> D:
+        """The database of this layer, opened if this process has not opened it yet."""
+
+    async def _ready(self) -> D:
+        """Open the database if it is not open."""
+        if self._database is not None:
+            return self._database
+        if self.file() == config.MEMORY:
+            return self._opened(self._closings)
+        # Away from the loop: creating the schema waits for locks and for the disk.
+        return await asyncio.to_thread(self._opened, self._closings)
+
+    def _opened(self, closings: int) -> D:
+        with self._opening:
+            self._check_open(closings)
+            if self._database is None:
+                self._database = self._acquire()
+            return self._database
+
+    async def close(self) -> None:
+        """Stop listening and close the database; a waiting receive() ends with LayerClosed.
+
+        May be called more than once; the next use opens the database again.
+        """
+        self._closings += 1
+        self._mailboxes.fail(LayerClosed(WAITING))
+        self._watchers.stop()
+        if self._database is not None or self._opening.locked():
+            await asyncio.to_thread(self._closed)
+
+    def _closed(self) -> None:
+        with self._opening:
+            database, self._database = self._database, None
+        if database is not None:
+            release(database, self)
+
+    def _check_open(self, closings: int) -> None:
+        if self._closings != closings:
+            raise LayerClosed(WAITING)
+
+    def _upkeep(self, database: Database) -> None:
+        pause = min(max(self.expiry / 2, SWEEP[0]), SWEEP[1])
+        database.keeper.look_after(self, pause, trim=self.options.auto_trim)
+
+    def _busy(self, path: str) -> DatabaseBusy:
+        return DatabaseBusy(
+            f"The database {path} was locked by somebody else for {self._deadline:g} s; nothing was sent or changed."
+        )
+
+    # For the watchers.
+
+    @abc.abstractmethod
+    def look(self) -> None:
+        """Look for what other processes have sent to anybody who waits here."""
+
+    def waits(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether anybody waits in this loop."""
+        return self._mailboxes.has_waiters(loop)
+
+    def waits_on_many(self) -> bool:
+        """Whether so many queues are waited on that a look is better not taken in vain."""
+        return self._mailboxes.queues() > store.FEW
+
+
+def _after_fork() -> None:
+    for layer in list(_layers):
+        layer._watchers.abandon()
+        layer._begin()
+
+
+def _at_exit() -> None:
+    """Give back the descriptors of watchers whose loops have ended, or never will."""
+    for layer in list(_layers):
+        layer._watchers.abandon()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
