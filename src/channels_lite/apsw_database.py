@@ -1,5 +1,6 @@
 """A database through apsw: one connection for each file and process, shared by all its layers, loops and threads."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -126,7 +127,8 @@ class ApswDatabase(Database):
         self._lock.acquire()
         if isinstance(self._connection, Connection):
             self._hold = Hold(self._connection.hold.identity)  # nobody else may come in between
-            _close_quickly(self._connection)
+            with contextlib.suppress(apsw.Error):  # closed already, after a fork that went wrong
+                _close_quickly(self._connection)
 
     def resume(self) -> None:
         """Open the connection again. Where that fails, the next statement says why."""

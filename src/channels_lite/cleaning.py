@@ -50,9 +50,11 @@ class Cleaning:
         if not os.path.exists(self.path):
             return "does not exist yet, nothing to clean" + self._remedy
         before = file_size(self.path)
-        with self._errors(), self._opened() as execute:
-            if not self._has_schema(execute):
+        with self._errors():
+            if not self._is_ours():
                 return "has no tables of channels-lite yet, nothing to clean" + self._remedy
+        with self._errors(), self._opened() as execute:
+            self._check_schema(execute)
             self._trim(execute)
             if self.vacuum:
                 self._vacuum(execute)
@@ -89,16 +91,25 @@ class Cleaning:
 
         yield execute
 
-    def _has_schema(self, execute: Execute) -> bool:
+    def _is_ours(self) -> bool:
+        """Whether there is anything of ours, asked without changing a file that may be somebody else's."""
+        if self._remedy:
+            with self._through_django() as execute:
+                return bool(schema.records(execute))
+        connection = schema.connect(self.path, create_file=False)
+        try:
+            return bool(schema.records(schema.executor(connection)))
+        finally:
+            connection.close()
+
+    def _check_schema(self, execute: Execute) -> None:
         applied, available = schema.records(execute), schema.steps()
         if self._remedy and 0 < len(applied) < len(available):
             raise CleaningFailed(
                 f"It is at schema version {len(applied)} of {len(available)}; run: "
                 f"manage.py migrate --database {self.entry.alias}"
             )
-        if applied:
-            schema.check(execute, available, self.path)
-        return bool(applied)
+        schema.check(execute, available, self.path)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

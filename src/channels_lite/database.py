@@ -103,7 +103,7 @@ class Database(abc.ABC):
 
     @abc.abstractmethod
     def suspend(self) -> None:
-        """Before a fork: wait until no thread is inside SQLite, and close every connection to the file.
+        """Before a fork: wait until no thread is inside SQLite, and close every connection to the file. Must not raise.
 
         A child inherits what SQLite keeps for each open file of the process, and believes to hold the parent's locks,
         which the system does not give it. The parent could then remove the -wal while the child is writing to it.
@@ -183,9 +183,11 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    for database in _databases:
-        database.resume()
-    _opening.release()
+    try:
+        for database in _databases:
+            database.resume()
+    finally:
+        _opening.release()
 
 
 def _after_fork_in_child() -> None:

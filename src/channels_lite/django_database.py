@@ -15,7 +15,7 @@ from channels_lite import config, schema, store
 from channels_lite.database import Database, acquire
 from channels_lite.errors import ConfigError, DatabaseBusy, Locked, SchemaError
 from channels_lite.keeper import Keeper
-from channels_lite.link import Link, key_of, link_of, prepare_connections
+from channels_lite.link import Link, key_of, link_of, may_roll_back, prepare_connections
 from channels_lite.schema import Execute
 from channels_lite.statements import fetch, translated, translating_executor
 
@@ -25,6 +25,8 @@ OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
 OPEN_WAIT_MS = 10_000  # milliseconds that opening waits for somebody who changes the schema
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
+CHECKPOINT_BYTES = 4 * 1024 * 1024  # of payload, as much as SQLite's own default
+JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
 NO_TABLE = "no such table"  # SQLite's words
 
 
@@ -79,7 +81,11 @@ class DjangoDatabase(Database):
         return own
 
     def _took(self, own: "Own") -> "Own":
-        own.settle()
+        try:
+            own.settle()
+        except Exception:
+            own.close()
+            raise
         self._generation += 1
         self._own = own
         return own
@@ -101,8 +107,7 @@ class DjangoDatabase(Database):
     def send_now(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]] | None:
         """As ``send``, in this thread; None where it might have to wait for anything."""
         results: list[tuple[list[tuple[str, str]], list[str]]] = []
-        link = self._own.link
-        if not self.do_now(lambda execute: results.append(link.follow(operation, execute, *arguments))):
+        if not self.do_now(lambda execute: results.append(self._own.link.follow(operation, execute, *arguments))):
             return None
         sent, considered = results[0]
         self.announce_all(sent)  # the connection is free again, for claims
@@ -113,10 +118,12 @@ class DjangoDatabase(Database):
 
         Only with a -wal: there, a commit waits for no disk, and copying the -wal back is left to the keeper's thread.
         """
-        if not self._own.wal or not self.keeper.inline(job):
-            return False
-        self.tidy()
-        return True
+
+        def work(execute: Execute) -> None:
+            job(execute)
+            self.tidy()
+
+        return self._own.wal and self.keeper.inline(work)
 
     def tidy(self) -> None:
         """Have the -wal copied back if much was written to it through the keeper's connection."""
@@ -145,16 +152,19 @@ class DjangoDatabase(Database):
         self._link(connection)
         return job(translating_executor(connection))
 
-    def claim_here(self, job: Callable[[Execute], None]) -> None:
-        """Run a job that claims, if this thread's connection can see what the keeper's cannot."""
+    def claim_here(self, job: Callable[[Execute, bool], None]) -> None:
+        """Run a job that claims, if this thread's connection can see what the keeper's cannot.
+
+        The job is told whether what it claims may be rolled back.
+        """
         connection = connections[self.alias]
         # Called and not entered, it does no I/O. It is what a test case replaces that forbids this alias: the keeper's
         # connection would not meet that.
         connection.temporary_connection()
         if self.in_memory or connection.in_atomic_block:
-            self.run_here(job)
+            self.run_here(lambda execute: job(execute, may_roll_back(connection)))
 
-    def _link(self, connection: BaseDatabaseWrapper) -> "Link":
+    def _link(self, connection: BaseDatabaseWrapper) -> Link:
         connection.ensure_connection()
         link = link_of(connection)
         try:
@@ -201,13 +211,12 @@ class DjangoDatabase(Database):
             self._close_idle()
 
     def _close_idle(self) -> None:
-        """Close this thread's connection as well. Those of other threads are in use, or their threads' to close."""
+        """Close this thread's connection too, if it is not in use. Those of other threads are theirs to close."""
         for connection in connections.all(initialized_only=True):
-            if connection.alias == self.alias and not connection.in_atomic_block:
-                try:
-                    connection.close()
-                except SynchronousOnlyOperation:  # a loop runs in this thread: it has none to close
-                    return
+            if connection.alias == self.alias and connection.connection is not None:
+                with contextlib.suppress(SynchronousOnlyOperation):  # a loop runs in this thread
+                    if link_of(connection).is_idle(connection):
+                        connection.close()
 
     def resume(self) -> None:
         if not self.in_memory:
@@ -229,9 +238,11 @@ class Own:
         self._wrapper.inc_thread_sharing()  # a fork closes it from another thread
         self._wrapper.ensure_connection()
         self._raw: sqlite3.Connection = self._wrapper.connection
+        self._raw.isolation_level = None  # whatever AUTOCOMMIT says: nobody else would commit
         self.link = link_of(self._wrapper)
         self.wal = False
         self._checkpointed = 0  # rows that had been changed by then
+        self._written = 0  # bytes since then
         try:
             self._wait(lock_wait_ms)
             self.wal = self.execute("PRAGMA journal_mode", ())[0][0] == "wal"
@@ -250,17 +261,19 @@ class Own:
         self._wait(0)
         if self.wal:
             self.execute("PRAGMA wal_autocheckpoint = 0", ())
+            self.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}", ())
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement to its end; Locked where somebody else holds the lock."""
+        self._written += sum(len(value) for value in parameters if type(value) is bytes)
         return fetch(self._raw, sql, parameters)
 
     def checkpoint_due(self) -> bool:
         """Whether enough was written since the last checkpoint; asked once, it is."""
         changed = self._raw.total_changes
-        if not self.wal or changed - self._checkpointed < CHECKPOINT_ROWS:
+        if not self.wal or (changed - self._checkpointed < CHECKPOINT_ROWS and self._written < CHECKPOINT_BYTES):
             return False
-        self._checkpointed = changed
+        self._checkpointed, self._written = changed, 0
         return True
 
     def checkpoint(self) -> None:
@@ -272,8 +285,9 @@ class Own:
             self._wait(0)
 
     def close(self, *, quickly: bool = False) -> None:
-        """Close it. sqlite3 knows no quick way."""
-        self._wrapper.close()
+        """Close it. sqlite3 knows no quick way; Django's refuses in the thread of a loop, where a fork may happen."""
+        self._wrapper.connection = None
+        self._raw.close()
 
 
 def _create(connection: BaseDatabaseWrapper) -> None:

@@ -20,7 +20,7 @@ from channels_lite.errors import TwoLibraries
 
 Identity = tuple[int, int]  # device and inode
 
-OPENING_WAIT = 1.0  # seconds that apsw waits for another thread that is just opening the file with sqlite3
+OPENING_WAIT = 0.1  # seconds that apsw waits for another thread that is just opening the file with sqlite3
 OPENING_PAUSE = 0.0005  # seconds between two looks at it
 MOST_DESCRIPTORS = 65_536  # numbers that are tried where the system does not list the open ones
 
@@ -176,8 +176,8 @@ def possible_files(database: Any) -> list[str]:
         options = parse_qs(query)
         if place.startswith("//"):  # an authority: empty, or "localhost"
             place = "/" + place[2:].partition("/")[2]
-        place = unquote(place)
-        in_memory = "memory" in options.get("mode", ()) or "memdb" in options.get("vfs", ())
+        place = unquote(place).partition("\0")[0]  # as SQLite reads it
+        in_memory = options.get("mode", [""])[-1] == "memory" or options.get("vfs", [""])[-1] == "memdb"
         if place not in ("", ":memory:") and not in_memory:
             names.append(os.path.abspath(place))
     return names

@@ -142,9 +142,7 @@ class Keeper:
     def suspend(self) -> None:
         """Before a fork: have no connection, and get none until ``resume``."""
         self._working.acquire()
-        if self._connection is not None:
-            self._connection.close(quickly=True)
-            self._connection = None
+        self._disconnect(quickly=True)
 
     def resume(self) -> None:
         """After a fork, in the parent."""
@@ -165,8 +163,15 @@ class Keeper:
                 if self._ended:
                     break
         with self._working:
-            if self._connection is not None:
-                self._connection.close()
+            self._disconnect()
+
+    def _disconnect(self, *, quickly: bool = False) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close(quickly=quickly)
+            except Exception:  # a fork must not be left half prepared
+                logger.exception("The keeper's connection to %s cannot be closed.", self.path)
 
     def _wait(self) -> bool:
         """Wait for something to do; False when the keeper is to stop and everything asked for is done."""

@@ -11,10 +11,12 @@ TABLES = ("channels_lite_event", "channels_lite_groupmembership")
 
 
 class Lost(NamedTuple):
-    """What was live in them when they were removed."""
+    """What was live in them when they were removed, and what was kept."""
 
     messages: int
     memberships: int
+    kept: list[str]
+    """Tables that an application's own refer to, which would be broken without them."""
 
 
 def drop(execute: Execute, connection: BaseDatabaseWrapper) -> Lost | None:
@@ -23,10 +25,20 @@ def drop(execute: Execute, connection: BaseDatabaseWrapper) -> Lost | None:
         return None
     with transaction(execute):
         tables = _tables(execute)
-        lost = _live(execute, connection, tables)
+        kept = [table for table in tables if _is_referred_to(execute, table)]
+        messages, memberships = _live(execute, connection, [table for table in tables if table not in kept])
         for table in tables:
-            execute(f"DROP TABLE {table}", ())
-    return lost if tables else None
+            if table not in kept:
+                execute(f"DROP TABLE {table}", ())
+    return Lost(messages, memberships, kept) if tables else None
+
+
+def _is_referred_to(execute: Execute, table: str) -> bool:
+    referring = (
+        "SELECT 1 FROM sqlite_master AS other, pragma_foreign_key_list(other.name) AS key "
+        "WHERE other.type = 'table' AND lower(key.\"table\") = ?"
+    )
+    return bool(execute(referring, (table,)))
 
 
 def _tables(execute: Execute) -> list[str]:
@@ -34,10 +46,10 @@ def _tables(execute: Execute) -> list[str]:
     return [table for table in TABLES if table in names]
 
 
-def _live(execute: Execute, connection: BaseDatabaseWrapper, tables: list[str]) -> Lost:
+def _live(execute: Execute, connection: BaseDatabaseWrapper, tables: list[str]) -> list[int]:
     now = connection.ops.adapt_datetimefield_value(timezone.now())  # as the ORM wrote it, with USE_TZ and without
     counts = dict.fromkeys(TABLES, 0)
     for table, condition in zip(TABLES, ("NOT delivered AND expires_at > ?", "expires_at > ?"), strict=True):
         if table in tables:
             counts[table] = execute(f"SELECT count(*) FROM {table} WHERE {condition}", (now,))[0][0]
-    return Lost(*counts.values())
+    return list(counts.values())

@@ -51,6 +51,22 @@ class Link:
             self.settle(connection)
         raw.execute(f"PRAGMA busy_timeout = {patience}")
 
+    def unsettle(self) -> None:
+        """The trigger may be gone with its table: make it again."""
+        self._settled = False
+
+    def is_idle(self, connection: BaseDatabaseWrapper) -> bool:
+        """Whether nothing is lost when the connection is closed now: no transaction, no rows still to be fetched."""
+        raw = connection.connection
+        if connection.in_atomic_block or not connection.autocommit or raw.in_transaction:
+            return False
+        try:
+            # SQLite refuses to replace a function while a statement runs. There is no other way to ask.
+            raw.create_function("channels_lite_inserted", 2, self._insert)
+        except sqlite3.OperationalError:
+            return False
+        return True
+
     def follow(
         self, operation: Callable[..., None], execute: Execute, *arguments: Any
     ) -> tuple[list[tuple[str, str]], list[str]]:
@@ -110,6 +126,12 @@ def _attach(connection: BaseDatabaseWrapper) -> Link:
     return link
 
 
+def unsettle_all() -> None:
+    """After our tables were removed: no connection of this process has its trigger any more."""
+    for link in list(_links.values()):
+        link.unsettle()
+
+
 def _around(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
     connection = context["connection"]
     link = _links.get(connection)
@@ -127,7 +149,16 @@ def _around(execute: Callable[..., Any], sql: str, params: Any, many: bool, cont
 
 def _never_commits(connection: BaseDatabaseWrapper) -> bool:
     """Whether the outermost transaction is a test case's, which is always rolled back."""
-    return bool(connection.atomic_blocks) and getattr(connection.atomic_blocks[0], "_from_testcase", False)
+    return bool(connection.atomic_blocks) and _is_a_test_cases(connection.atomic_blocks[0])
+
+
+def may_roll_back(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the connection is in a transaction that somebody may see rolled back: any but those of a test case."""
+    return connection.in_atomic_block and not all(map(_is_a_test_cases, connection.atomic_blocks))
+
+
+def _is_a_test_cases(block: Any) -> bool:
+    return bool(getattr(block, "_from_testcase", False))
 
 
 def _connected(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:

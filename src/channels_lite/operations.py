@@ -12,7 +12,7 @@ from django.db.migrations import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from channels_lite import legacy, schema, statements, targets
+from channels_lite import legacy, link, schema, statements, targets
 
 
 class _OnDatabase(Operation):
@@ -49,6 +49,7 @@ class RemoveWhenReversed(_OnDatabase):
     def backwards(self, connection: BaseDatabaseWrapper) -> None:
         if connection.vendor == "sqlite":
             schema.remove(statements.executor(connection), schema.steps())
+            link.unsettle_all()
 
     def describe(self) -> str:
         return "Nothing; reversed: remove the tables, views and triggers of channels-lite"
@@ -110,6 +111,12 @@ def report(
                     stdout.write(
                         "  The tables of channels-lite 0.3/0.4 were dropped, with "
                         f"{operation.lost.messages} pending message(s) and "
-                        f"{operation.lost.memberships} group membership(s)."
+                        f"{operation.lost.memberships} group membership(s)." + _kept(operation.lost.kept)
                     )
                 operation.lost = None
+
+
+def _kept(tables: list[str]) -> str:
+    if not tables:
+        return ""
+    return f" Not dropped, because tables of your own refer to them: {', '.join(tables)}."

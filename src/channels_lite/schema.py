@@ -135,6 +135,8 @@ def reach(execute: Execute, available: Sequence[Step], version: int) -> None:
 def remove(execute: Execute, available: Sequence[Step]) -> None:
     """Remove everything that these files make from a database, in one transaction, with all messages and groups."""
     ours = objects(_fresh(available))
+    if not records(execute):
+        return  # whatever has our names there is not ours
     with transaction(execute):
         for kind in ("view", "table"):  # indexes and triggers go with them
             for (name,) in execute("SELECT name FROM sqlite_master WHERE type = ?", (kind,)):

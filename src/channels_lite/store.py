@@ -37,6 +37,14 @@ DELETE FROM channels_lite_message WHERE id = (
 ) RETURNING payload, expires_at
 """
 
+_NEXT_OF_CHANNEL = """
+SELECT id, json_array_length(targets) FROM channels_lite_live_message
+WHERE prefix = ? AND queue = ? AND EXISTS (SELECT 1 FROM json_each(targets) WHERE value = ?)
+ORDER BY id LIMIT 1
+"""
+
+_CLAIM_ID = "DELETE FROM channels_lite_message WHERE id = ? RETURNING payload, expires_at"
+
 _LAST_OF_BATCH = f"""
 SELECT max(id) FROM (
     SELECT id FROM channels_lite_live_message WHERE prefix = ? AND queue = ? ORDER BY id LIMIT {CLAIM_BATCH}
@@ -52,8 +60,8 @@ RETURNING id, CAST(targets AS BLOB), payload, expires_at
 """
 
 _PUT_BACK = """
-INSERT INTO channels_lite_message (id, prefix, queue, payload, expires_at)
-SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ? FROM channels_lite_message
+INSERT INTO channels_lite_message (id, prefix, queue, targets, payload, expires_at)
+SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ?, ? FROM channels_lite_message
 """
 
 # On a connection of sqlite3, which has no update hook. In the temporary schema: other programs lack the function.
@@ -145,6 +153,15 @@ def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -
     return rows[0] if rows else None
 
 
+def claim_own(execute: Execute, prefix: str, queue: str, local: str) -> tuple[bytes, int] | None:
+    """Take the oldest live message of a process-specific channel, if it is for no other channel as well."""
+    found = execute(_NEXT_OF_CHANNEL, (prefix, queue, local))
+    if not found or found[0][1] != 1:
+        return None
+    rows = execute(_CLAIM_ID, (found[0][0],))
+    return rows[0] if rows else None
+
+
 def claim_queue(execute: Execute, prefix: str, queue: str) -> list[Claimed]:
     """Take the live messages of a process-specific queue, oldest first, at most CLAIM_BATCH."""
     last = execute(_LAST_OF_BATCH, (prefix, queue))[0][0]
@@ -161,9 +178,11 @@ def pending(execute: Execute, prefix: str, names: Sequence[str], at_most: int) -
     return dict(execute(_PENDING_IN_MANY, (prefix, at_most, json.dumps(names))))
 
 
-def put_back(execute: Execute, prefix: str, queue: str, payload: bytes, expires_at: int) -> None:
-    """Undo the claim of a normal channel's oldest message: it is in front again, whatever the capacity."""
-    execute(_PUT_BACK, (prefix, queue, payload, expires_at))
+def put_back(
+    execute: Execute, prefix: str, queue: str, payload: bytes, expires_at: int, local: str | None = None
+) -> None:
+    """Undo the claim of a channel's oldest message: it is in front again, whatever the capacity."""
+    execute(_PUT_BACK, (prefix, queue, None if local is None else json.dumps([local]), payload, expires_at))
 
 
 def data_version(execute: Execute) -> int:

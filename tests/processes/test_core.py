@@ -278,3 +278,65 @@ async def test_fork(path, tmp_path, how):
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("SELECT count(*) FROM channels_lite_message").fetchone() == (1,)
+
+
+FORK_IN_A_COROUTINE = """
+import asyncio, concurrent.futures, multiprocessing, os, sys, threading
+from django.conf import settings
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": sys.argv[1],
+    "OPTIONS": {"init_command": "PRAGMA journal_mode=WAL"},
+}})
+import django
+django.setup()
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.layers.core import SQLiteChannelLayer
+
+layers = [SQLiteChannelLayer(enforce_capacity=False), AIOSQLiteChannelLayer(enforce_capacity=False)]
+
+async def send(word, number):
+    for layer in layers:
+        for _ in range(number):
+            await layer.send(word, {"type": "x"})
+
+def child():
+    thread = threading.Thread(target=asyncio.run, args=(send("child", 100),))
+    thread.start()
+    thread.join()
+
+async def main():
+    await send("parent", 1)
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            child()
+            os._exit(0)
+        await send("parent", 100)
+        for layer in layers:
+            await layer.close()
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            await asyncio.sleep(0.01)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, child)
+    for layer in layers:
+        await layer.close()
+
+asyncio.run(asyncio.wait_for(main(), 60))
+print("done")
+"""
+
+
+async def test_fork_in_a_coroutine(path):
+    """A fork in the thread of a running loop, with both layers open, harms neither side and hangs nothing."""
+    command = [sys.executable, "-c", FORK_IN_A_COROUTINE, path]  # Python itself warns of a fork with threads
+    result = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+    assert "Exception ignored" not in result.stderr
+    for file in (path, path.replace(".sqlite3", "-channels.sqlite3")):
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            counts = connection.execute("SELECT queue, count(*) FROM channels_lite_message GROUP BY 1").fetchall()
+            assert counts == [("child", 400), ("parent", 301)]

@@ -363,6 +363,18 @@ def test_not_a_database(site: Site) -> None:
     assert "Traceback" not in ended.err
 
 
+def test_somebody_elses_database_is_left_as_it_is(make_site: Callable[[str], Site]) -> None:
+    """A database without our tables is not even switched to another journal mode."""
+    site = make_site(APSW)
+    with apsw.Connection(str(site.file)) as connection:
+        connection.execute("CREATE TABLE letters (text)")
+    connection.close()
+    before = site.file.read_bytes()
+    ended = site.clean()
+    assert (ended.code, site.file.read_bytes()) == (0, before)
+    assert "has no tables of channels-lite yet" in ended.out
+
+
 # Which layers.
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import sqlite3
 import threading
 import weakref
@@ -21,11 +22,12 @@ from django.test import AsyncClient, Client
 from django.test.utils import override_settings
 from django.urls import path as url
 
-from channels_lite import django_database, store
+from channels_lite import django_database, link, schema, store
 from channels_lite import keeper as keeper_module
 from channels_lite.errors import DatabaseBusy, LayerClosed, Locked
 from channels_lite.keeper import Keeper
 from channels_lite.layers.core import Request, SQLiteChannelLayer
+from channels_lite.statements import executor
 from tests.ear import Ear
 from tests.patience import PATIENCE, until
 
@@ -1043,3 +1045,116 @@ async def test_a_keeper_without_a_connection(path, monkeypatch, caplog, stops):
     finally:
         await asyncio.to_thread(keeper.stop)
     assert not keeper.ask(statement)
+
+
+# What an attack found.
+
+
+@only
+def test_a_specific_channel_in_a_transaction_that_is_rolled_back(home, layer):
+    """A receive() there takes its own channel's messages alone: its siblings get theirs once, and no phantoms."""
+    mine, sibling = (async_to_sync(layer.new_channel)() for _ in range(2))
+    send, receive = async_to_sync(layer.send), async_to_sync(layer.receive)
+    send(sibling, {"type": "committed"})
+    with contextlib.suppress(ZeroDivisionError), transaction.atomic(using=home):
+        send(sibling, {"type": "phantom"})
+        send(mine, {"type": "own"})
+        assert receive(mine)["type"] == "own"
+        raise ZeroDivisionError
+    send(sibling, {"type": "later"})
+    assert [receive(sibling)["type"] for _ in range(2)] == ["committed", "later"]
+
+
+@only
+def test_a_connection_without_autocommit(home, layer, path, monkeypatch):
+    """AUTOCOMMIT = False is for the application's connections: what a coroutine sends is committed all the same."""
+    monkeypatch.setitem(connections.settings[home], "AUTOCOMMIT", False)
+    async_to_sync(layer.close)()
+    asyncio.run(layer.send("jobs", {"type": "x"}))
+    assert rows(path) == 1
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE").execute("ROLLBACK")
+
+
+@only
+def test_tables_removed_and_made_again(home, path, layer, ear):
+    """After `migrate channels_lite zero` and back in one process, a send wakes its receiver as before."""
+    tell(layer, "before")
+    assert ear.next()["type"] == "before"
+    execute = executor(connections[home])
+    schema.remove(execute, schema.steps())
+    link.unsettle_all()  # as the migration does
+    schema.create(execute, schema.steps())
+    tell(layer, "after")
+    assert ear.next()["type"] == "after"
+
+
+@only
+def test_a_fork_leaves_a_connection_in_use_alone(home, layer, path):
+    """A fork closes this thread's idle connection, and never one with a transaction or rows still to be fetched."""
+    tell(layer, "x")
+    connection = connections[home]
+
+    def is_open_after_a_fork():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return connection.connection is not None
+
+    assert not is_open_after_a_fork()
+    cursor = connection.cursor()
+    cursor.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) SELECT i FROM n")
+    assert cursor.fetchone() == (1,)
+    assert is_open_after_a_fork()
+    assert len(cursor.fetchall()) == 4999
+    cursor.execute("BEGIN")
+    cursor.execute("INSERT INTO shop_order VALUES (1)")
+    assert is_open_after_a_fork()
+    cursor.execute("COMMIT")
+    cursor.close()
+    connection.set_autocommit(False)
+    assert is_open_after_a_fork()
+    connection.set_autocommit(True)
+    with transaction.atomic(using=home):
+        assert is_open_after_a_fork()
+    assert rows(path, "shop_order") == 1
+    assert not is_open_after_a_fork()
+
+
+@only
+async def test_large_messages_do_not_make_the_wal_large(layer, path):
+    """The -wal is begun anew by what was written, not by the number of messages, and does not stay big."""
+    for _ in range(60):
+        await layer.send("big", {"type": "x", "text": "y" * 900_000})
+        await layer.receive("big")
+    assert os.path.getsize(f"{path}-wal") < 40_000_000  # 54 MB were written
+
+
+@only
+async def test_sending_while_another_thread_closes(make):
+    """A send that meets the end of the layer's connection says that the layer was closed, or opens it again."""
+    layer, stop = make(), threading.Event()
+    errors: list[Exception] = []
+
+    def send_on():
+        async def main():
+            while not stop.is_set():
+                try:
+                    await layer.send("jobs", {"type": "x"})
+                except (LayerClosed, ChannelFull):
+                    continue
+                except Exception as error:
+                    errors.append(error)
+
+        asyncio.run(main())
+
+    thread = threading.Thread(target=send_on)
+    thread.start()
+    for _ in range(100):
+        await layer.send("others", {"type": "x"})
+        await layer.receive("others")
+        await layer.close()
+    stop.set()
+    await asyncio.to_thread(thread.join)
+    assert errors == []

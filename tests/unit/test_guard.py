@@ -177,6 +177,8 @@ def test_release_twice(file: str) -> None:
         ("file:/a/x?vfs=unix-excl", ["/a/x"]),
         ("file:/a/x?mode=memory&cache=shared", []),
         ("file:/a/x?vfs=memdb", []),
+        ("file:/a/x?mode=memory&mode=rw", ["/a/x"]),
+        ("file:/a/x%00zzz", ["/a/x"]),
         ("file::memory:?cache=shared", []),
         ("file:", []),
     ],

@@ -318,6 +318,29 @@ def test_old_tables_go(tmp_path: Path, kind: str, use_tz: bool) -> None:
     assert "dropped" not in project.manage("migrate")
 
 
+def test_an_old_table_that_others_refer_to(tmp_path: Path) -> None:
+    """An application's foreign key keeps the table it refers to; the output says so, and its rows can be written."""
+    project = Project(tmp_path, {"default": (CORE, {})})
+    make_old(project)
+    project.sql("CREATE TABLE bills (event INTEGER REFERENCES channels_lite_event (id))")
+    project.sql("INSERT INTO bills VALUES (1)")
+    printed = project.manage("migrate")
+    assert "with 0 pending message(s) and 1 group membership(s)" in printed
+    assert "Not dropped, because tables of your own refer to them: channels_lite_event." in printed
+    assert "channels_lite_groupmembership" not in project.tables()
+    project.sql("INSERT INTO bills VALUES (2)")
+    assert project.version() == VERSION
+
+
+def test_zero_leaves_what_is_not_ours(tmp_path: Path) -> None:
+    """A table of somebody else's that has the name of one of ours is not removed."""
+    project = Project(tmp_path, {"default": (CORE, {})})
+    project.sql("CREATE TABLE channels_lite_message (text)")
+    project.manage("migrate", "channels_lite", "0001")
+    project.manage("migrate", "channels_lite", "zero")
+    assert "channels_lite_message" in project.tables()
+
+
 def test_old_tables_in_an_alias_of_their_own(tmp_path: Path) -> None:
     """As with 0.4: the router, and ``migrate --database channels``."""
     project = Project(tmp_path, {"default": (AIO, {"database": "channels"})}, DATABASE_ROUTERS=[ROUTER])

@@ -460,6 +460,13 @@ def use_every_function(run: Run) -> None:
     assert store.expired(run, {"past": 0, "future": FAR}) == ["past"]
     assert store.data_version(run) > 0
     assert [row.targets for row in store.claim_queue(run, "", "zone.client!")] == [b'["a"]']
+    store.put_back(run, "", "zone.client!", b"own", FAR, "b")
+    store.put_back(run, "", "zone.client!", b"all", FAR, "b")
+    run("UPDATE channels_lite_message SET targets = '[\"a\", \"b\"]' WHERE payload = CAST('own' AS BLOB)")
+    assert store.claim_own(run, "", "zone.client!", "a") is None  # it is for another as well
+    assert store.claim_own(run, "", "zone.client!", "b") == (b"all", FAR)
+    assert store.claim_own(run, "", "zone.client!", "b") is None
+    assert len(store.claim_queue(run, "", "zone.client!")) == 1
     store.put_back(run, "", "chat", b"put back", FAR)
     store.put_back(run, "", "chat", b"put back last", FAR)
     assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR), (b"put back", FAR)]

@@ -147,7 +147,8 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     def _ask_to_claim(self, database: DjangoDatabase, queue: str) -> None:
         if database.in_memory or self._mailboxes.loop_waiting_on(queue) is None:
             return
-        if database.do_now(partial(self._begin_claim, queue)):
+        more: list[bool] = []
+        if database.do_now(lambda execute: more.append(self._claim_some(queue, execute))) and not more[0]:
             return
         with self._asking:
             if queue in self._asked:
@@ -159,27 +160,44 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         # Before the look: who waits from now on asks again.
         with self._asking:
             self._asked.discard(queue)
+        self._claim(queue, execute)
+
+    def _claim(self, queue: str, execute: Execute) -> None:
+        """Claim for those who wait on this queue, and hand over."""
+        while self._claim_some(queue, execute):
+            pass
+
+    def _claim_some(self, queue: str, execute: Execute) -> bool:
+        """As ``_claim``, but one batch; whether there may be more. An error is for those who wait."""
+        if self._mailboxes.loop_waiting_on(queue) is None:
+            return False
         try:
-            self._claim(queue, execute)
+            return self._claim_rows(queue, execute) if queue.endswith("!") else self._claim_one(queue, execute)
         except Locked:
             raise
         except Exception as error:
             self._mailboxes.fail(error, queue)
+            return False
 
-    def _claim(self, queue: str, execute: Execute) -> None:
-        """Claim for those who wait on this queue, and hand over."""
-        claim = self._claim_rows if queue.endswith("!") else self._claim_one
-        while self._mailboxes.loop_waiting_on(queue) is not None and claim(queue, execute):
-            pass
-
-    def _claim_for(self, waiter: Waiter, execute: Execute) -> None:
+    def _claim_for(self, waiter: Waiter, execute: Execute, may_roll_back: bool) -> None:
         """Claim for a waiter who looks for itself. Nobody else gets what its transaction may give back."""
-        if waiter.queue.endswith("!"):
+        if waiter.queue.endswith("!") and not may_roll_back:
             self._claim(waiter.queue, execute)
         elif not waiter.woken:
-            row = store.claim_one(execute, self.options.prefix, waiter.queue)
-            if row is not None and not self._mailboxes.give(waiter, Item(*row)):
-                self._return(waiter.queue, Item(*row), execute)
+            self._claim_alone(waiter, execute)
+
+    def _claim_alone(self, waiter: Waiter, execute: Execute) -> None:
+        prefix, queue = self.options.prefix, waiter.queue
+        local = self._split(waiter.channel)[1]
+        if local is None:
+            row = store.claim_one(execute, prefix, queue)
+        else:
+            row = store.claim_own(execute, prefix, queue, local)
+        if row is not None and not self._mailboxes.give(waiter, Item(*row)):
+            try:
+                store.put_back(execute, prefix, queue, *row, local=local)
+            except Locked:
+                self._mailboxes.park(waiter.channel, Item(*row))
 
     def _claim_rows(self, queue: str, execute: Execute) -> bool:
         rows = store.claim_queue(execute, self.options.prefix, queue)
@@ -192,17 +210,10 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if row is None:
             return False
         if not self._mailboxes.put(queue, Item(*row), 0):  # who waited has gone meanwhile
-            self._return(queue, Item(*row), execute)
-        return True
-
-    def _return(self, queue: str, item: Item, execute: Execute) -> None:
-        """Undo a claim."""
-        self._mailboxes.park(queue, item)
-        if self._has_others():
-            try:
-                self._put_back(queue, execute)
-            except Locked:
+            self._mailboxes.park(queue, Item(*row))
+            if self._has_others():
                 self._later(partial(self._put_back, queue))
+        return True
 
     def _hint(self, queue: str) -> None:
         self._collect(queue)
