@@ -16,5 +16,6 @@ class ChannelsLiteConfig(AppConfig):
         from channels_lite import checks, link, operations
 
         register(checks.libraries, "channels_lite")
+        register(checks.configuration, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
         link.prepare_connections()

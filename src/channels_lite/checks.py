@@ -5,17 +5,39 @@ from typing import Any
 
 from channels.exceptions import InvalidChannelLayerError
 from django.apps import AppConfig, apps
+from django.conf import settings
 from django.core import checks
 from django.db import router
 
 from channels_lite import claims
 from channels_lite.config import DEFAULT_ALIAS, MEMORY
-from channels_lite.entries import entries
+from channels_lite.entries import entries, names, read
 
 
 def libraries(app_configs: Sequence[AppConfig] | None = None, **options: Any) -> list[checks.CheckMessage]:
     """E001: two SQLite libraries meet in one file. W001: they do when a model is used that a router sends there."""
     return [message for file in _apsw_files() for message in _meetings(file, claims.claims(file))]
+
+
+def configuration(app_configs: Sequence[AppConfig] | None = None, **options: Any) -> list[checks.CheckMessage]:
+    """E002: the CONFIG of a layer of ours is wrong. Without this, the first use of the layer says so."""
+    return [
+        checks.Error(f"CHANNEL_LAYERS[{name!r}] cannot be used. {why}", id="channels_lite.E002")
+        for name in names()
+        if (why := _why_not(name))
+    ]
+
+
+def _why_not(name: str) -> str:
+    try:
+        entry = read(name)
+        if entry is not None:
+            entry.backend(**(settings.CHANNEL_LAYERS[name].get("CONFIG") or {})).file()  # no I/O, and all the checks
+    except InvalidChannelLayerError as error:
+        return str(error)
+    except Exception:  # a BACKEND of somebody else's that does not load: Channels will say why
+        return ""
+    return ""
 
 
 def _apsw_files() -> list[str]:

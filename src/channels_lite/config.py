@@ -85,11 +85,14 @@ def parse(config: Mapping[str, Any], **defaults: Any) -> Options:
 
 def _refuse_unknown(config: Mapping[str, Any]) -> None:
     known = Options.__struct_fields__
+    redis = [repr(name) for name in config if name in OF_REDIS]
+    if redis:
+        options, them = ("options", "are") if redis[1:] else ("option", "is")
+        raise ConfigError(
+            f"CHANNEL_LAYERS: the {options} {', '.join(redis)} {them} for Redis, which this layer does without; "
+            f"take {'them' if redis[1:] else 'it'} out."
+        )
     for name in config:
-        if name in OF_REDIS:
-            raise ConfigError(
-                f"CHANNEL_LAYERS: the option {name!r} is for Redis, which this layer does without; take it out."
-            )
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}."
@@ -160,14 +163,14 @@ def check_alias(alias: str, where: str = "CHANNEL_LAYERS: the option 'database' 
     if alias not in databases:
         raise ConfigError(
             f"{where} {alias!r}, which is not in DATABASES "
-            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or use the option 'path' for a file."
+            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or give the layer aio a file with 'path'."
         )
     entry: Mapping[str, Any] = databases[alias]
     engine = str(entry.get("ENGINE", ""))
     if not engine.endswith(("sqlite3", "spatialite")):
         raise ConfigError(
             f"{where} {alias!r}, whose ENGINE is {engine!r}; "
-            "a SQLite database is needed: add an alias of its own, or use the option 'path' for a file."
+            "a SQLite database is needed: add an alias of its own, or give the layer aio a file with 'path'."
         )
     return entry
 

@@ -31,7 +31,10 @@ class Database(abc.ABC):
         try:
             self.bell = Bell(self.path)
         except OSError as error:
-            raise SchemaError(f"The bell {self.path}-bell cannot be made: {error.strerror}.") from error
+            raise SchemaError(
+                f"The bell {self.path}-bell, a file beside the database that wakes other processes, cannot be made: "
+                f"{error.strerror}; check the rights of the folder."
+            ) from error
 
     def enlist(self, layer: object, rules: Callable[[str], int | None]) -> None:
         """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too.

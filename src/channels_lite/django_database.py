@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ from channels_lite.statements import fetch, translated, translating_executor
 T = TypeVar("T")
 
 OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
-OPEN_WAIT_MS = 10_000  # milliseconds that opening waits for somebody who changes the schema
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # of payload, as much as SQLite's own default
@@ -63,16 +63,18 @@ class DjangoDatabase(Database):
     def _prepare(self) -> "Own":
         """The first connection, to a database that has the schema, and the bell beside it."""
         upgrade = f"manage.py migrate channels_lite --database {self.alias}"
+        wait = config.busy_deadline(config.Options(database=self.alias))
+        _check_rights(self.path)
         with contextlib.ExitStack() as undo:
             try:
-                own = Own(self.alias, OPEN_WAIT_MS)
+                own = Own(self.alias, round(wait * 1000))
                 undo.callback(own.close)
                 schema.check(own.execute, schema.steps(), self.path, upgrade)
                 own.settle()
             except Locked as error:
-                raise SchemaError(
-                    f"The database {self.path} was locked for {OPEN_WAIT_MS // 1000} s while the layer was opening it, "
-                    f"perhaps by the transaction that it was called in. Make its tables before that: {upgrade}"
+                raise DatabaseBusy(
+                    f"The database {self.path} was locked for {wait:g} s while the layer was opening it, perhaps by "
+                    f"the transaction that it was called in. Make its tables before that: {upgrade}"
                 ) from error
             except (DatabaseError, sqlite3.Error) as error:
                 raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error
@@ -222,6 +224,15 @@ class DjangoDatabase(Database):
         if not self.in_memory:
             self.keeper.resume()
         self._aside.release()
+
+
+def _check_rights(path: str) -> None:
+    folder = os.path.dirname(path)
+    if not os.access(folder, os.W_OK) or (os.path.exists(path) and not os.access(path, os.W_OK)):
+        raise SchemaError(
+            f"The database {path} cannot be opened for writing; its folder must be there, "
+            "and both writable for the user who runs this."
+        )
 
 
 def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int | None]) -> DjangoDatabase:

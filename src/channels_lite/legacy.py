@@ -2,16 +2,13 @@
 
 from typing import NamedTuple
 
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.utils import timezone
-
 from channels_lite.schema import Execute, transaction
 
 TABLES = ("channels_lite_event", "channels_lite_groupmembership")
 
 
 class Lost(NamedTuple):
-    """What was live in them when they were removed, and what was kept."""
+    """What was in them when they were removed, and what was kept."""
 
     messages: int
     memberships: int
@@ -19,14 +16,14 @@ class Lost(NamedTuple):
     """Tables that an application's own refer to, which would be broken without them."""
 
 
-def drop(execute: Execute, connection: BaseDatabaseWrapper) -> Lost | None:
-    """Remove the old tables in one transaction and say what was live in them; None where there are none."""
+def drop(execute: Execute) -> Lost | None:
+    """Remove the old tables in one transaction and say what was in them; None where there are none."""
     if not _tables(execute):
         return None
     with transaction(execute):
         tables = _tables(execute)
         kept = [table for table in tables if _is_referred_to(execute, table)]
-        messages, memberships = _live(execute, connection, [table for table in tables if table not in kept])
+        messages, memberships = _rows(execute, [table for table in tables if table not in kept])
         for table in tables:
             if table not in kept:
                 execute(f"DROP TABLE {table}", ())
@@ -46,10 +43,15 @@ def _tables(execute: Execute) -> list[str]:
     return [table for table in TABLES if table in names]
 
 
-def _live(execute: Execute, connection: BaseDatabaseWrapper, tables: list[str]) -> list[int]:
-    now = connection.ops.adapt_datetimefield_value(timezone.now())  # as the ORM wrote it, with USE_TZ and without
+def _rows(execute: Execute, tables: list[str]) -> list[int]:
+    # Expired or not: channels-lite 0.4 wrote the moment of expiry in different time zones.
+    undelivered = "NOT delivered" if _has_column(execute, TABLES[0], "delivered") else "true"
     counts = dict.fromkeys(TABLES, 0)
-    for table, condition in zip(TABLES, ("NOT delivered AND expires_at > ?", "expires_at > ?"), strict=True):
+    for table, condition in zip(TABLES, (undelivered, "true"), strict=True):
         if table in tables:
-            counts[table] = execute(f"SELECT count(*) FROM {table} WHERE {condition}", (now,))[0][0]
+            counts[table] = execute(f"SELECT count(*) FROM {table} WHERE {condition}", ())[0][0]
     return list(counts.values())
+
+
+def _has_column(execute: Execute, table: str, column: str) -> bool:
+    return bool(execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)))

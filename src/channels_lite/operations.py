@@ -63,7 +63,7 @@ class DropOldTables(_OnDatabase):
     def forwards(self, connection: BaseDatabaseWrapper) -> None:
         self.lost = None
         if connection.vendor == "sqlite":
-            self.lost = legacy.drop(statements.executor(connection), connection)
+            self.lost = legacy.drop(statements.executor(connection))
 
     def describe(self) -> str:
         return "Drop the tables of channels-lite 0.3 and 0.4, with the messages pending there"

@@ -139,3 +139,30 @@ def test_registered(find: Find, tmp_path: Path) -> None:
     layers = {"default": {"BACKEND": APSW, "CONFIG": {"path": tmp_path / "db.sqlite3"}}}
     with override_settings(CHANNEL_LAYERS=layers, INSTALLED_APPS=APPS):
         assert "channels_lite.E001" in ids(run_checks(tags=["channels_lite"]))
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "why"),
+    [
+        (APSW, {"capasity": 1}, "did you mean 'capacity'"),
+        (APSW, {"hosts": [], "on_disconnect": None}, "the options 'hosts', 'on_disconnect' are for Redis"),
+        (APSW, {"serializer_format": "pickle"}, "no serializer 'pickle'"),
+        (APSW, {"channel_capacity": {"x": "many"}}, "a capacity is a whole number"),
+        (CORE, {"path": "a.sqlite3"}, "the option 'path' is not for this layer"),
+        (CORE, {"database": "nowhere"}, "which is not in DATABASES"),
+        (CORE, {"database": "postgres"}, "a SQLite database is needed"),
+    ],
+)
+def test_wrong_configuration(backend: str, options: dict[str, Any], why: str) -> None:
+    """What the first use of a layer would say, the check says with the entry's name; other entries are in order."""
+    layers = {
+        "right": {"BACKEND": backend},
+        "wrong": {"BACKEND": backend, "CONFIG": options},
+        "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"nonsense": 1}},
+        "missing": {"BACKEND": "no.such.Layer"},
+    }
+    with override_settings(CHANNEL_LAYERS=layers):
+        (message,) = checks.configuration()
+    assert message.id == "channels_lite.E002"
+    assert message.msg.startswith("CHANNEL_LAYERS['wrong'] cannot be used.")
+    assert why in message.msg

@@ -224,7 +224,7 @@ def test_alias_of_another_engine() -> None:
 def test_no_databases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without DATABASES, leaving out both options names the one that is missing; a path needs none."""
     monkeypatch.setattr(settings, "DATABASES", {})
-    with pytest.raises(InvalidChannelLayerError, match=r"option 'database' .*\(empty\).* use the option 'path'"):
+    with pytest.raises(InvalidChannelLayerError, match=r"option 'database' .*\(empty\).* a file with 'path'"):
         AIOSQLiteChannelLayer()
     assert AIOSQLiteChannelLayer(path=":memory:").file() == config.MEMORY
 

@@ -132,7 +132,8 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
 
     def _busy(self, path: str) -> DatabaseBusy:
         return DatabaseBusy(
-            f"The database {path} was locked by somebody else for {self._deadline:g} s; nothing was sent or changed."
+            f"The database {path} was locked by somebody else for {self._deadline:g} s; nothing was sent or changed. "
+            'Keep transactions that write short, or let senders wait longer with OPTIONS["timeout"] of the alias.'
         )
 
     # For the watchers.
