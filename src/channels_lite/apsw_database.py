@@ -13,14 +13,12 @@ from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire
 from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked, SchemaError
 from channels_lite.guard import Connection, Hold, identify
-from channels_lite.keeper import Keeper
+from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
 
-JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
 LOCK_WAIT_MS = 1_000  # milliseconds that a job waits for the write lock before it is left for the next round
-RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 
 
 class ApswDatabase(Database):
@@ -31,7 +29,6 @@ class ApswDatabase(Database):
         self._lock = threading.RLock()
         self._inserted: list[int] = []  # what the update hook heard since the write began
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
-        self._aside = threading.Lock()  # held while a job has a connection of its own
         self._failure: ChannelsLiteError | None = None  # why the connection could not be opened again after a fork
         self._generation = 0  # of the connection: a new one counts its data_version anew
         self._connect()
@@ -112,14 +109,8 @@ class ApswDatabase(Database):
             if self.bell is not None:
                 self.bell.close()
 
-    def run_aside(self, job: Callable[[Execute], T], lock_wait: float) -> T:
-        """Run a long job on a connection of its own, which waits up to ``lock_wait`` seconds for a lock."""
-        with self._aside:
-            spare = Spare(self.path, round(lock_wait * 1000))
-            try:
-                return job(spare.execute)
-            finally:
-                spare.close()
+    def _spare(self, lock_wait_ms: int) -> "Spare":
+        return Spare(self.path, lock_wait_ms)
 
     def suspend(self) -> None:
         self._aside.acquire()

@@ -4,8 +4,8 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import apsw
 from django.db import Error as DjangoError
@@ -13,11 +13,11 @@ from django.db import connections
 from django.template.defaultfilters import filesizeformat
 
 from channels_lite import config, schema, store
-from channels_lite.apsw_database import RESTART_WAIT_MS
 from channels_lite.entries import Entry
-from channels_lite.errors import CleaningFailed, SchemaError
-from channels_lite.keeper import trim_all
+from channels_lite.errors import CleaningFailed, Locked, SchemaError
+from channels_lite.keeper import RESTART_WAIT_MS, trim_all
 from channels_lite.schema import Execute
+from channels_lite.statements import fetch
 
 WORTHWHILE = 100  # free pages are given back when they are at least one in so many
 SHRINK_PAUSE = 0.1  # seconds between two tries to cut off the -wal
@@ -40,8 +40,9 @@ class Cleaning:
         self._progress = progress
         self._wait = config.busy_deadline(entry.options)
         self._note = ""
-        migrate = f"; its tables come with: manage.py migrate --database {entry.alias}"
-        self._remedy = "" if entry.backend.library == "apsw" else migrate
+        self._through_apsw = entry.backend.library == "apsw"
+        self._upgrade = None if self._through_apsw else f"manage.py migrate --database {entry.alias}"
+        self._remedy = f"; its tables come with: {self._upgrade}" if self._upgrade else ""
 
     def run(self) -> str:
         """Clean, and return what was done in one sentence without a full stop; CleaningFailed says what went wrong."""
@@ -54,7 +55,7 @@ class Cleaning:
             if not self._is_ours():
                 return "has no tables of channels-lite yet, nothing to clean" + self._remedy
         with self._errors(), self._opened() as execute:
-            self._check_schema(execute)
+            schema.check(execute, schema.steps(), self.path, self._upgrade)
             self._trim(execute)
             if self.vacuum:
                 self._vacuum(execute)
@@ -64,19 +65,18 @@ class Cleaning:
     # The connection.
 
     def _opened(self) -> contextlib.AbstractContextManager[Execute]:
-        return self._through_apsw() if self.entry.backend.library == "apsw" else self._through_django()
+        return self._opened_with_apsw() if self._through_apsw else contextlib.nullcontext(self._djangos())
 
     @contextlib.contextmanager
-    def _through_apsw(self) -> Iterator[Execute]:
-        connection = schema.connect(self.path)
+    def _opened_with_apsw(self, *, create_file: bool = True) -> Iterator[Execute]:
+        connection = schema.connect(self.path, create_file=create_file)
         try:
             connection.set_busy_timeout(round(self._wait * 1000))
             yield schema.executor(connection)
         finally:
             connection.close()
 
-    @contextlib.contextmanager
-    def _through_django(self) -> Iterator[Execute]:
+    def _djangos(self) -> Execute:
         wrapper = connections[self.entry.alias or config.DEFAULT_ALIAS]
         if self.vacuum and not wrapper.get_autocommit():
             raise CleaningFailed(
@@ -84,32 +84,13 @@ class Cleaning:
                 "run the command outside of it, or with --no-vacuum."
             )
         wrapper.ensure_connection()
-        connection: sqlite3.Connection = wrapper.connection  # its cursor() has other placeholders, and logs all queries
-
-        def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
-            return connection.execute(sql, parameters).fetchall()
-
-        yield execute
+        return partial(fetch, wrapper.connection)  # its cursor() logs all queries
 
     def _is_ours(self) -> bool:
         """Whether there is anything of ours, asked without changing a file that may be somebody else's."""
-        if self._remedy:
-            with self._through_django() as execute:
-                return bool(schema.records(execute))
-        connection = schema.connect(self.path, create_file=False)
-        try:
-            return bool(schema.records(schema.executor(connection)))
-        finally:
-            connection.close()
-
-    def _check_schema(self, execute: Execute) -> None:
-        applied, available = schema.records(execute), schema.steps()
-        if self._remedy and 0 < len(applied) < len(available):
-            raise CleaningFailed(
-                f"It is at schema version {len(applied)} of {len(available)}; run: "
-                f"manage.py migrate --database {self.entry.alias}"
-            )
-        schema.check(execute, available, self.path)
+        reading = self._opened_with_apsw(create_file=False) if self._through_apsw else self._opened()
+        with reading as execute:
+            return bool(schema.records(execute))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -118,7 +99,7 @@ class Cleaning:
             yield
         except SchemaError as error:
             raise CleaningFailed(str(error)) from error
-        except (apsw.Error, sqlite3.Error, DjangoError) as error:
+        except (apsw.Error, sqlite3.Error, DjangoError, Locked) as error:
             stays = f" Removed before, and gone: {_count(*self.removed)}." if any(self.removed) else ""
             if isinstance(error, apsw.BusyError) or "locked" in str(error):
                 raise CleaningFailed(

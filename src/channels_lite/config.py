@@ -59,6 +59,11 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool_size: Annotated[int, Meta(ge=1)] = 10
     """Accepted for the sake of older settings; a process has one connection to the file, whatever this says."""
 
+    @property
+    def alias(self) -> str | None:
+        """The alias that is meant, said or not; None where a path is given."""
+        return None if self.path is not None else self.database or DEFAULT_ALIAS
+
     def __repr__(self) -> str:
         """All options but the keys: reprs end up in logs and error reports."""
         shown = (name for name in self.__struct_fields__ if name != "symmetric_encryption_keys")

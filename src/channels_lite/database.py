@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 
 from channels_lite.bell import Bell, Listener
 from channels_lite.errors import SchemaError
-from channels_lite.keeper import Keeper
+from channels_lite.keeper import Connection, Keeper
+from channels_lite.schema import Execute
+
+T = TypeVar("T")
 
 
 class Database(abc.ABC):
@@ -24,6 +27,7 @@ class Database(abc.ABC):
         self.bell: Bell | None = None
         self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
         self._forgotten: dict[int, weakref.finalize[..., Any]] = {}
+        self._aside = threading.Lock()  # held while a job has a connection of its own
         self._layers: tuple[weakref.ref[Any], ...] = ()  # replaced, never changed: read without a lock
 
     def hang_bell(self) -> None:
@@ -99,6 +103,19 @@ class Database(abc.ABC):
     def renew_bell(self) -> bool:
         """Make the bell anew if it is gone; whether it was."""
         return self.bell is not None and self.bell.renew()
+
+    @abc.abstractmethod
+    def _spare(self, lock_wait_ms: int) -> Connection:
+        """Another connection to the database, which waits up to so many milliseconds for a lock."""
+
+    def run_aside(self, job: Callable[[Execute], T], lock_wait: float) -> T:
+        """Run a long job on a connection of its own, which waits up to ``lock_wait`` seconds for a lock."""
+        with self._aside:
+            spare = self._spare(round(lock_wait * 1000))
+            try:
+                return job(spare.execute)
+            finally:
+                spare.close()
 
     @abc.abstractmethod
     def close(self) -> None:

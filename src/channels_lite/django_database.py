@@ -4,8 +4,8 @@ import contextlib
 import itertools
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from channels_lite import config, schema, store
 from channels_lite.database import Database, acquire
 from channels_lite.errors import ConfigError, DatabaseBusy, Locked, SchemaError
-from channels_lite.keeper import Keeper
+from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.link import Link, key_of, link_of, may_roll_back, prepare_connections
 from channels_lite.schema import Execute
 from channels_lite.statements import fetch, translated, translating_executor
@@ -23,10 +23,8 @@ from channels_lite.statements import fetch, translated, translating_executor
 T = TypeVar("T")
 
 OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
-RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # of payload, as much as SQLite's own default
-JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
 NO_TABLE = "no such table"  # SQLite's words
 
 
@@ -47,7 +45,6 @@ class DjangoDatabase(Database):
             )
         prepare_connections()
         self.alias = alias
-        self._aside = threading.Lock()  # held while a job has a connection of its own
         self._generation = 0  # of the keeper's connection: a new one counts its data_version anew
         self._versions = itertools.count()
         if not self.in_memory:
@@ -191,14 +188,8 @@ class DjangoDatabase(Database):
         """A new number each time: the look itself finds out, in the keeper's thread, whether something is new."""
         return next(self._versions)
 
-    def run_aside(self, job: Callable[[Execute], T], lock_wait: float) -> T:
-        """Run a long job on a connection of its own, which waits up to ``lock_wait`` seconds for a lock."""
-        with self._aside:
-            own = Own(self.alias, round(lock_wait * 1000))
-            try:
-                return job(own.execute)
-            finally:
-                own.close()
+    def _spare(self, lock_wait_ms: int) -> "Own":
+        return Own(self.alias, lock_wait_ms)
 
     def close(self) -> None:
         if not self.in_memory:
@@ -302,10 +293,7 @@ class Own:
 
 
 def _create(connection: BaseDatabaseWrapper) -> None:
-    def execute(sql: str, parameters: Sequence[Any]) -> list[Any]:
-        # Below Django's cursors: a test that counts queries means its own.
-        return fetch(connection.connection, sql, parameters)
-
+    execute = partial(fetch, connection.connection)  # below Django's cursors: who counts queries means his own
     if connection.in_atomic_block:
         schema.create_within(execute, schema.steps())
     else:

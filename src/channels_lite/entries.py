@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from channels_lite import config
 from channels_lite.config import Options
 from channels_lite.layers.base import SQLiteLayer
 
@@ -21,7 +20,7 @@ class Entry(NamedTuple):
     @property
     def alias(self) -> str | None:
         """The alias in DATABASES that it names, said or not; None where it names a path."""
-        return None if self.options.path is not None else self.options.database or config.DEFAULT_ALIAS
+        return self.options.alias
 
     def file(self) -> str:
         """The database file that its layer uses, or ``:memory:``."""

@@ -16,6 +16,8 @@ from channels_lite.schema import Execute
 logger = logging.getLogger("channels_lite.keeper")
 
 CHECKPOINT_PAGES = 1_000  # pages in the -wal from which it is copied back and begun anew: SQLite's own default
+RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
+JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
 RETRY_PAUSE = 1.0  # seconds until a keeper that cannot open its connection tries again
 TRIM_PAUSE = (0.002, 0.1)  # seconds between two batches of trimming: as long as the batch took, within these bounds
 
@@ -89,9 +91,7 @@ class Keeper:
         elif pages >= self._threshold and not self._checkpoint_due:
             # A reader may keep the -wal from beginning anew; then it is tried again when as much has come on top.
             self._threshold = pages + CHECKPOINT_PAGES
-            with self._news:
-                self._checkpoint_due = True
-                self._news.notify()
+            self.checkpoint()
 
     @property
     def stopping(self) -> bool:

@@ -132,10 +132,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         database = await self._ready()
         if database.in_memory:
             return database.read(job)
-        try:
-            return await asyncio.to_thread(database.run_aside, job, self._deadline)
-        except Locked:
-            raise self._busy(database.path) from None
+        return await self._run_aside(database, job)
 
 
 def _call_later(loop: asyncio.AbstractEventLoop, delay: float, step: Callable[..., None], *arguments: Any) -> None:

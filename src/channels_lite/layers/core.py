@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -44,7 +44,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     @staticmethod
     def locate(options: config.Options) -> str:
         """The file of the alias itself."""
-        return config.alias_file(options.database or config.DEFAULT_ALIAS)
+        return config.alias_file(options.alias or config.DEFAULT_ALIAS)
 
     def _begin(self) -> None:
         super()._begin()
@@ -59,7 +59,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         self._seen: tuple[int, int] | None = None  # the database's version at the last look
 
     def _acquire(self) -> DjangoDatabase:
-        database = open_alias(self.options.database or config.DEFAULT_ALIAS, self.file(), self, self._room)
+        database = open_alias(self.database or config.DEFAULT_ALIAS, self.file(), self, self._room)
         self._ask_anew()  # the keeper before has ended by now
         if not database.in_memory:
             self._upkeep(database)
@@ -127,8 +127,11 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _look_from_caller(self, database: DjangoDatabase, waiter: Waiter) -> None:
         waiter.apart = True
-        task = waiter.loop.create_task(self._claim_from_caller(database, waiter))
-        self._tasks.add(task)
+        self._start(self._claim_from_caller(database, waiter))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself would let go of it
         task.add_done_callback(self._tasks.discard)
 
     async def _claim_from_caller(self, database: DjangoDatabase, waiter: Waiter) -> None:
@@ -264,10 +267,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _later(self, job: Callable[[Execute], Any]) -> None:
         if self._database is None or not self._database.in_memory:
-            return super()._later(job)
-        task = asyncio.get_running_loop().create_task(self._do_later(self._database, job))
-        self._tasks.add(task)
-        return task.add_done_callback(self._tasks.discard)
+            super()._later(job)
+        else:
+            self._start(self._do_later(self._database, job))
 
     async def _do_later(self, database: DjangoDatabase, job: Callable[[Execute], Any]) -> None:
         await self._patiently(database, partial(database.run_here, job))
@@ -276,10 +278,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         database = await self._ready()
         if self._belongs_to_caller(database):
             return await self._patiently(database, partial(database.run_here, job))
-        try:
-            return await asyncio.to_thread(database.run_aside, job, self._deadline)
-        except Locked:
-            raise self._busy(database.path) from None
+        return await self._run_aside(database, job)
 
 
 class Request(Generic[T]):

@@ -8,7 +8,7 @@ import re
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from channels.layers import BaseChannelLayer
@@ -17,8 +17,9 @@ from channels_lite import config, store
 from channels_lite.codec import Codec
 from channels_lite.database import Database, release
 from channels_lite.drops import Drops
-from channels_lite.errors import DatabaseBusy, LayerClosed
+from channels_lite.errors import DatabaseBusy, LayerClosed, Locked
 from channels_lite.mailbox import Mailboxes
+from channels_lite.schema import Execute
 from channels_lite.watcher import Watchers
 
 D = TypeVar("D", bound=Database)
@@ -50,7 +51,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         options = self.parse(configuration)
         super().__init__(expiry=options.expiry, capacity=options.capacity)  # type: ignore[arg-type] # seconds may have a fraction
         self.options = options
-        self.database = None if options.path is not None else options.database or config.DEFAULT_ALIAS
+        self.database = options.alias
         self.group_expiry = options.group_expiry
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
         self._deadline = config.busy_deadline(options)
@@ -129,6 +130,13 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     def _upkeep(self, database: Database) -> None:
         pause = min(max(self.expiry / 2, SWEEP[0]), SWEEP[1])
         database.keeper.look_after(self, pause, trim=self.options.auto_trim)
+
+    async def _run_aside(self, database: Database, job: Callable[[Execute], Any]) -> Any:
+        """Run a job that may take long in another thread, on a connection of its own."""
+        try:
+            return await asyncio.to_thread(database.run_aside, job, self._deadline)
+        except Locked:
+            raise self._busy(database.path) from None
 
     def _busy(self, path: str) -> DatabaseBusy:
         return DatabaseBusy(
