@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import apsw
 import pytest
 from asgiref.sync import AsyncToSync, async_to_sync, sync_to_async
 from asgiref.testing import ApplicationCommunicator
@@ -1045,6 +1046,27 @@ async def test_a_keeper_without_a_connection(path, monkeypatch, caplog, stops):
     finally:
         await asyncio.to_thread(keeper.stop)
     assert not keeper.ask(statement)
+
+
+@in_both_modes
+async def test_apsw_never_has_the_file(layer, monkeypatch):
+    """Whatever the layer does, from opening to closing, it makes no connection of apsw's but to memory."""
+    opened = []
+    monkeypatch.setattr(apsw, "connection_hooks", [lambda connection: opened.append(connection.filename)])
+    apsw.Connection(":memory:").close()
+    assert opened == [""]  # the hook hears of each connection
+    await layer.close()
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.send(channel, {"type": "x"})
+    await layer.receive(channel)
+    await layer.group_send("group", {"type": "x"})
+    await sync_to_async(async_to_sync(layer.send))("jobs", {"type": "x"})
+    await layer.clean_expired()
+    await layer.flush()
+    await sync_to_async(connections.close_all)()
+    await layer.close()
+    assert set(opened) == {""}
 
 
 # What an attack found.
