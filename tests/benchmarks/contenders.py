@@ -1,0 +1,38 @@
+"""Who is measured: a layer in processes of its own, with its Python, its settings and its database."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A layer as the benchmark meets it."""
+
+    name: str
+    """What tables and the JSON call it."""
+    layer: str
+    """Its name in CHANNEL_LAYERS of ``settings``."""
+    python: str = sys.executable
+    ours: bool = False
+    crosses: bool = True
+    """Whether it reaches other processes."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What its processes need besides ours."""
+
+    def variables(self, folder: str) -> dict[str, str]:
+        """The environment of its processes, whose databases are in this folder."""
+        variables = {**os.environ, **self.environment, "DJANGO_SETTINGS_MODULE": "settings"}
+        variables["CHANNELS_LITE_BENCHMARK"] = folder
+        if self.python != sys.executable:
+            variables.pop("PYTHONPATH", None)  # it has another channels_lite
+        return variables
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One that could not be measured, and why."""
+
+    name: str
+    reason: str

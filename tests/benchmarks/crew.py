@@ -1,0 +1,73 @@
+"""The processes of one contender, which share a database and do the works they are asked for."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.contenders import Contender
+
+CHILD = Path(__file__).parent / "child.py"
+LINE = 64 * 1024 * 1024  # bytes of an answer: samples in JSON
+
+
+class WorkFailed(Exception):
+    """A work ended with an error; the text is its traceback."""
+
+
+class Member:
+    """One process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def work(self, name: str, **arguments: Any) -> Any:
+        """Have a function of ``works`` run there, and wait for what it returns; WorkFailed with its error."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"work": name, "arguments": arguments}).encode() + b"\n")
+        return (await self.answer()).get("result")
+
+    async def answer(self) -> dict[str, Any]:
+        """The next line of the process."""
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        if not line:
+            raise WorkFailed("The process has ended; its error stands above.")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkFailed(answer["error"])
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def crew(contender: Contender, folder: str, size: int = 1) -> AsyncIterator[list[Member]]:
+    """So many processes of the contender on a database in this folder, ready to work, until the block ends."""
+    os.makedirs(folder, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_member(contender, folder, first=not i)) for i in range(size)]
+
+
+@contextlib.asynccontextmanager
+async def _member(contender: Contender, folder: str, *, first: bool) -> AsyncIterator[Member]:
+    process = await asyncio.create_subprocess_exec(
+        *(contender.python, str(CHILD), contender.layer, *(["--migrate"] if first else [])),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=LINE,
+        env=contender.variables(folder),
+    )
+    try:
+        member = Member(process)
+        await member.answer()
+        yield member
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()
