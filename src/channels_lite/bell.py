@@ -1,12 +1,14 @@
-"""The bell: a one-byte file beside the database. Writing to it after a commit wakes the other processes.
+"""The bell: a file of eight bytes beside the database. Writing to it after a commit wakes the other processes.
 
 Watching the database or its ``-wal`` instead does not work: the ``-wal`` changes before the commit can be seen, and
 opening and closing SQLite's own files drops the locks it holds on them.
 """
 
 import contextlib
+import itertools
 import logging
 import os
+import secrets
 import select
 import struct
 import sys
@@ -14,6 +16,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 logger = logging.getLogger("channels_lite.bell")
+
+
+STAMP = 8  # bytes that each ring writes: a number from a random start, so that no two rings write the same
 
 
 class Listener(Protocol):
@@ -119,6 +124,7 @@ class Bell:
         self.path = f"{database}-bell"
         self._mode = os.stat(database).st_mode & 0o666  # who may use the database may ring and hear
         self._silent = _listener_class() is None
+        self._stamps = itertools.count(secrets.randbits(8 * STAMP - 1))
         self._fd = -1 if self._silent else self._open()
         self._prepare()
 
@@ -126,8 +132,11 @@ class Bell:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
         if os.fstat(fd).st_size == 0:
             os.fchmod(fd, self._mode)  # past the umask
-            os.pwrite(fd, b"\0", 0)
+            self._write(fd)
         return fd
+
+    def _write(self, fd: int) -> None:
+        os.pwrite(fd, next(self._stamps).to_bytes(STAMP, "little"), 0)
 
     def _prepare(self) -> None:
         """Listen once where waiting is allowed: the first inotify instance runs a program to find the C library."""
@@ -145,9 +154,16 @@ class Bell:
         try:
             if os.fstat(self._fd).st_nlink == 0:  # deleted: the others listen to a new one
                 self.renew()
-            os.pwrite(self._fd, b"\0", 0)
+            self._write(self._fd)
         except OSError as error:
             logger.warning("The bell %s cannot be rung: %s. Other processes hear by polling.", self.path, error)
+
+    def stamp(self) -> bytes | None:
+        """What was last written to the bell, which nobody has written before; None where there is no bell."""
+        try:
+            return None if self._silent else os.pread(self._fd, STAMP, 0)
+        except OSError:
+            return None
 
     def listen(self) -> Listener | None:
         """A new listener, or None where this platform has none; OSError where the system has no room for one."""

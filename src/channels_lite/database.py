@@ -96,6 +96,13 @@ class Database(abc.ABC):
     def version(self) -> int:
         """A number that changes when another connection has committed."""
 
+    def news(self) -> Hashable:
+        """What is another value when another process has committed and rung the bell. Costs less than ``version``."""
+        if self.in_memory:
+            return None
+        stamp = None if self.bell is None else self.bell.stamp()
+        return self.version() if stamp is None else stamp
+
     def listen(self) -> Listener | None:
         """A new listener for the bell."""
         return None if self.bell is None else self.bell.listen()

@@ -7,7 +7,7 @@ methods may be called from any thread.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -71,6 +71,7 @@ class Mailboxes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._parked: dict[str, deque[Item]] = {}
+        self._unasked: dict[str, deque[Item]] = {}  # queue -> messages parked since anybody last received from it
         self._waiters: dict[str, deque[Waiter]] = {}  # channel -> waiters, oldest first
         self._waiting: dict[str, dict[Waiter, None]] = {}  # queue -> waiters, oldest first
         self._loops: set[asyncio.AbstractEventLoop] = set()
@@ -83,9 +84,12 @@ class Mailboxes:
             if loop not in self._loops:
                 self._forget_closed_loops()
                 self._loops.add(loop)
+            self._unasked.pop(queue, None)
             parked = self._parked.get(channel)
             if parked:
-                self._unpark(waiter, parked)
+                waiter.item = self._unpark(channel, parked)
+                waiter.parked = waiter.woken = True
+                waiter.future.set_result(None)
             else:
                 self._waiters.setdefault(channel, deque()).append(waiter)
                 self._waiting.setdefault(queue, {})[waiter] = None
@@ -107,18 +111,34 @@ class Mailboxes:
             self._give_on(waiter)
             return waiter.item is not None and not waiter.queue.endswith("!") and waiter.queue in self._parked
 
-    def put(self, channel: str, item: Item, limit: int | None) -> bool:
-        """Hand an item to the longest waiting receiver of the channel, or park it.
+    def hand_over(self, channel: str, item: Item) -> bool:
+        """Hand an item to the longest waiting receiver of the channel; False where nobody waits."""
+        with self._lock:
+            return self._hand_over(channel, item)
 
-        False where nobody waits and ``limit`` items (None: any number) are parked already.
+    def deliver(
+        self, queue: str, channels: Sequence[str], item: Item, limit: Callable[[str], int | None]
+    ) -> Sequence[str]:
+        """Hand an item to the longest waiting receiver of each of these channels of a queue, or park it.
+
+        ``limit`` says how many items may be parked for a channel, None: any number. While nobody receives from the
+        queue at all, its channels have one limit together, in messages. Returns the channels that had no room.
         """
         with self._lock:
-            if self._hand_over(channel, item):
-                return True
-            if limit is not None and len(self._parked.get(channel, ())) >= limit:
-                return False
-            self._parked.setdefault(channel, deque()).append(item)
-            return True
+            if not _has_room(self._unasked.get(queue), limit(channels[0])):
+                return channels
+            left = [channel for channel in channels if not self._hand_over(channel, item)]
+            full = [channel for channel in left if not self._park(channel, item, limit(channel))]
+            if len(left) > len(full) and queue not in self._waiting:
+                self._unasked.setdefault(queue, deque()).append(item)
+        return full
+
+    def pop(self, channel: str, queue: str) -> Item | None:
+        """Take the oldest item that is parked for a channel."""
+        with self._lock:
+            self._unasked.pop(queue, None)
+            parked = self._parked.get(channel)
+            return self._unpark(channel, parked) if parked else None
 
     def give(self, waiter: Waiter, item: Item) -> bool:
         """Hand an item to this very waiter; False where it has been woken already, or has gone."""
@@ -183,31 +203,24 @@ class Mailboxes:
         with self._lock:
             return any(w.loop is loop for waiters in self._waiting.values() for w in waiters)
 
-    def parked(self, channel: str) -> int:
-        """How many items are parked for this channel."""
+    def held(self, channel: str, queue: str) -> int:
+        """How much of the channel's capacity is taken by what is parked."""
         with self._lock:
-            return len(self._parked.get(channel, ()))
+            return max(len(self._parked.get(channel, ())), len(self._unasked.get(queue, ())))
 
-    def oldest(self) -> dict[str, Item]:
-        """The oldest parked item of every channel that has one."""
+    def expire(self, now: int, channels: Iterable[str] | None = None) -> list[tuple[str, Item]]:
+        """Throw away what has expired in the mailboxes of these channels, or in all; returns it, oldest first."""
         with self._lock:
-            return {channel: items[0] for channel, items in self._parked.items() if items}
-
-    def drop(self, channel: str, item: Item) -> bool:
-        """Throw the channel's oldest parked item away, if it is still this one."""
-        with self._lock:
-            parked = self._parked.get(channel)
-            if not parked or parked[0] is not item:
-                return False
-            parked.popleft()
-            if not parked:
-                del self._parked[channel]
-            return True
+            for queue in list(self._unasked):
+                _split(self._unasked, queue, now)
+            names = list(self._parked) if channels is None else channels
+            return [(channel, item) for channel in names for item in _split(self._parked, channel, now)]
 
     def clear(self) -> None:
         """Throw all parked items away; those who wait go on waiting."""
         with self._lock:
             self._parked.clear()
+            self._unasked.clear()
 
     def fail(self, error: Exception, queue: str | None = None) -> None:
         """End every waiter on this queue, or on any, with an error."""
@@ -218,12 +231,20 @@ class Mailboxes:
                         waiter.woken = True  # it must not be given anything any more
                         waiter.fail(error)
 
-    def _unpark(self, waiter: Waiter, parked: deque[Item]) -> None:
-        waiter.item = parked.popleft()
-        waiter.parked = waiter.woken = True
-        waiter.future.set_result(None)
+    def _unpark(self, channel: str, parked: deque[Item]) -> Item:
+        item = parked.popleft()
         if not parked:
-            del self._parked[waiter.channel]
+            del self._parked[channel]
+        return item
+
+    def _park(self, channel: str, item: Item, limit: int | None) -> bool:
+        parked = self._parked.get(channel)
+        if not _has_room(parked, limit):
+            return False
+        if parked is None:
+            parked = self._parked[channel] = deque()
+        parked.append(item)
+        return True
 
     def _hand_over(self, channel: str, item: Item) -> bool:
         for waiter in self._waiters.get(channel, ()):
@@ -267,6 +288,20 @@ class Mailboxes:
         left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item)]
         for waiter in reversed(left):
             self._give_on(waiter)
+
+
+def _has_room(items: deque[Item] | None, limit: int | None) -> bool:
+    return limit is None or (len(items) if items else 0) < limit
+
+
+def _split(items: dict[str, deque[Item]], name: str, now: int) -> list[Item]:
+    """Leave what is live at this time under its name; returns the rest."""
+    expired = [item for item in items.get(name, ()) if item.expires_at <= now]
+    if expired:
+        live = deque(item for item in items.pop(name) if item.expires_at > now)
+        if live:
+            items[name] = live
+    return expired
 
 
 def _unwoken(queue: str, waiters: Iterable[Waiter]) -> int:

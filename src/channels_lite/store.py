@@ -1,8 +1,10 @@
 """The statements of the running layer. Together with ``sql/``, all the SQL there is."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from channels_lite.schema import Execute
 
@@ -10,6 +12,8 @@ CLAIM_BATCH = 1_000  # messages that one claim of a process-specific queue takes
 TRIM_BATCH = 200  # expired rows that one transaction removes: about 2 ms of the write lock
 FEW = 8  # queues up to which asking for each is faster than one statement over a JSON array
 FULL = "channels_lite: channel is full"  # what the capacity trigger raises
+
+_strings = msgspec.json.Decoder(list[str]).decode
 
 _INSERT = """
 INSERT INTO channels_lite_message (prefix, queue, targets, payload, capacity, expires_at)
@@ -27,8 +31,16 @@ SELECT
     channels_lite_capacity(?, queue || min(local)),
     (SELECT now FROM channels_lite_clock) + ?
 FROM channels_lite_live_membership
-WHERE prefix = ? AND group_name = ?
+WHERE prefix = ? AND group_name = ? AND queue NOT IN (SELECT value FROM json_each(?))
 GROUP BY queue
+"""
+
+_NEXT_QUEUE_OF_GROUP = """
+SELECT queue FROM channels_lite_membership WHERE prefix = ? AND group_name = ? AND queue > ? ORDER BY queue LIMIT 1
+"""
+
+_MEMBERS_IN_QUEUE = """
+SELECT json_group_array(channel) FROM channels_lite_live_membership WHERE prefix = ? AND group_name = ? AND queue = ?
 """
 
 _CLAIM_ONE = """
@@ -129,9 +141,30 @@ def send(
     execute(_INSERT, (prefix, queue, targets, payload, capacity, ttl))
 
 
-def group_send(execute: Execute, prefix: str, group: str, payload: bytes, rules: int, ttl: int) -> None:
-    """Put one message into the queue of every member, one row a queue; ``rules`` is for channels_lite_capacity()."""
-    execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group))
+def group_send(
+    execute: Execute, prefix: str, group: str, payload: bytes, rules: int, ttl: int, without: Collection[str] = ()
+) -> None:
+    """Put one message into the queue of every member, one row a queue, but for the queues ``without``.
+
+    ``rules`` is for channels_lite_capacity().
+    """
+    execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group, json.dumps(list(without))))
+
+
+def members(execute: Execute, prefix: str, group: str, queues: Collection[str]) -> tuple[dict[str, list[str]], bool]:
+    """The live members of a group in each of these queues, and whether it has members elsewhere.
+
+    The group's queues are found by stepping from one to the next: the cost is theirs, and not of all their members.
+    """
+    here, elsewhere, queue = {}, False, ""
+    while not elsewhere and (found := execute(_NEXT_QUEUE_OF_GROUP, (prefix, group, queue))):
+        queue = found[0][0]
+        elsewhere = queue not in queues
+    for name in queues:
+        channels = _strings(execute(_MEMBERS_IN_QUEUE, (prefix, group, name))[0][0])
+        if channels:
+            here[name] = channels
+    return here, elsewhere
 
 
 def queues(execute: Execute, ids: Sequence[int]) -> list[tuple[str, str]]:
@@ -144,10 +177,15 @@ def queues(execute: Execute, ids: Sequence[int]) -> list[tuple[str, str]]:
     )
 
 
+def has_live(execute: Execute, prefix: str, queue: str) -> bool:
+    """Whether there is a live message in this queue."""
+    return bool(execute(_HAS_LIVE, (prefix, queue)))
+
+
 def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -> tuple[bytes, int] | None:
     """Take the oldest live message of a normal channel: its payload and when it expires."""
     # Without a hint it is looked for first: a claim takes the write lock even when there is nothing to take.
-    if not hinted and not execute(_HAS_LIVE, (prefix, queue)):
+    if not hinted and not has_live(execute, prefix, queue):
         return None
     rows = execute(_CLAIM_ONE, (prefix, queue))
     return rows[0] if rows else None
@@ -189,19 +227,6 @@ def data_version(execute: Execute) -> int:
     """A number that changes when another connection has committed. apsw's own data_version() does not see that."""
     number: int = execute("PRAGMA data_version", ())[0][0]
     return number
-
-
-def is_live(execute: Execute, expires_at: int) -> bool:
-    """Whether a message with this expiry is live now, by the database's clock."""
-    return bool(execute("SELECT ? > now FROM channels_lite_clock", (expires_at,))[0][0])
-
-
-def expired(execute: Execute, expiries: dict[str, int]) -> list[str]:
-    """The keys of those of these expiries that are past, by the database's clock."""
-    rows = execute(
-        "SELECT key FROM json_each(?) WHERE value <= (SELECT now FROM channels_lite_clock)", (json.dumps(expiries),)
-    )
-    return [key for (key,) in rows]
 
 
 def group_add(execute: Execute, prefix: str, group: str, queue: str, local: str, ttl: int) -> None:

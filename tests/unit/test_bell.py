@@ -123,14 +123,14 @@ def test_mode(database: str, make_bell: MakeBell, mode: int, expected: int) -> N
 
 
 def test_existing_file_is_kept(bell: Bell, make_bell: MakeBell) -> None:
-    """A bell that is there is used as it is, and is one byte whoever rings how often."""
+    """A bell that is there is used as it is, and has eight bytes whoever rings how often."""
     os.chmod(bell.path, 0o640)
     inode = os.stat(bell.path).st_ino
     other = make_bell()
     for each in (bell, other, bell):
         each.ring()
     status = os.stat(bell.path)
-    assert (status.st_ino, stat.S_IMODE(status.st_mode), status.st_size) == (inode, 0o640, 1)
+    assert (status.st_ino, stat.S_IMODE(status.st_mode), status.st_size) == (inode, 0o640, 8)
 
 
 @linux

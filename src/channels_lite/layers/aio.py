@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -16,6 +16,8 @@ from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.openable import WAITING
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
+
+T = TypeVar("T")
 
 
 class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
@@ -123,8 +125,11 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
             self._deliver(queue, row)
         return len(rows)
 
-    async def _is_live(self, item: Item) -> bool:
-        return self._database is not None and self._database.read(store.is_live, item.expires_at)
+    def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return None if self._database is None else self._database.read(operation, *arguments)
+        except Locked:
+            return None
 
     # Away from the loop.
 

@@ -2,14 +2,14 @@
 
 import abc
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from channels.exceptions import ChannelFull
 
-from channels_lite import store
+from channels_lite import clock, store
 from channels_lite.drops import Reason
 from channels_lite.errors import ForeignChannel, InvalidMessage, UndecodableMessage
 from channels_lite.keeper import trim_all
@@ -18,12 +18,33 @@ from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
 from channels_lite.store import Claimed
 
+T = TypeVar("T")
+
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
+ADDRESSES = 10_000  # names that a layer remembers to be valid
+
 _parse_targets = msgspec.json.Decoder(list[str]).decode
+
+
+class Address(NamedTuple):
+    """Where a channel's messages wait."""
+
+    queue: str
+    """The channel itself, or for a process-specific one its part up to and including the "!"."""
+    local: str | None
+    """What comes after the "!"; None for a normal channel."""
+    own: bool
+    """Whether it is a process-specific channel that this layer made, or could have made."""
 
 
 class SQLiteLayer(OpenableLayer[D]):
     """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._addresses: dict[str, Address] = {}
+        self._queues_here: set[str] = set()  # that new_channel() made channels of
+        self._empty: dict[str, Hashable] = {}  # queues that had nothing in the database -> the database's news then
 
     # What the connection brings.
 
@@ -57,8 +78,11 @@ class SQLiteLayer(OpenableLayer[D]):
         """Claim a message of a normal channel that is probably there, without blocking."""
 
     @abc.abstractmethod
-    async def _is_live(self, item: Item) -> bool:
-        """Whether a parked message has not expired."""
+    def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
+        """Run a function of ``store`` that only reads, without blocking; None where that is not possible.
+
+        Nor is it where this call belongs to a transaction, with which all that it sends must stand or fall.
+        """
 
     def _forget(self, prefix: str) -> None:
         """Let all layers of this process throw away what is parked under this prefix."""
@@ -77,15 +101,20 @@ class SQLiteLayer(OpenableLayer[D]):
     # Channels.
 
     async def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:
-        """Send a message to a channel. It has been committed when this returns.
+        """Send a message to a channel. It has been committed when this returns, or is in a mailbox of this process.
 
         ``expiry``: seconds until the message is gone if nobody receives it; the layer's own when left out.
         Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy.
         """
-        self.require_valid_channel_name(channel)
+        queue, local, own = self._address(channel)
         seconds = self.expiry if expiry is None else _seconds(expiry)
         payload = self._codec.encode(message, seconds)
-        queue, local = self._split(channel)
+        if self._database is None:
+            await self._ready()
+        if own and self._is_first_in(queue):
+            if self._hand_over(queue, (channel,), Item(payload, clock.now() + _milliseconds(seconds))):
+                raise ChannelFull(channel)
+            return
         targets = None if local is None else msgspec.json.encode([local]).decode()
         try:
             await self._write(
@@ -100,15 +129,23 @@ class SQLiteLayer(OpenableLayer[D]):
 
         Raises TypeError for a bad name, ForeignChannel for a process-specific channel of another process, LayerClosed.
         """
-        self.require_valid_channel_name(channel)
-        queue, local = self._split(channel)
-        if local is not None and not queue.endswith(self._own):
+        queue, local, own = self._address(channel)
+        if local is not None and not own:
             raise ForeignChannel(
                 f"The channel {channel} belongs to another process or layer; "
                 f"this one receives from the channels that its own new_channel() made."
             )
+        while (parked := self._mailboxes.pop(channel, queue)) is not None:
+            if parked.expires_at <= clock.now():
+                self._expired(channel, parked)
+            elif (message := self._open(channel, parked)) is not None:
+                return message
+        return await self._wait(channel, queue)
+
+    async def _wait(self, channel: str, queue: str) -> dict[str, Any]:
+        """As receive(), for a channel for which nothing is parked."""
         closings = self._closings
-        source = await self._ready()
+        source = self._database or await self._ready()
         self._check_open(closings)
         self._watchers.listen(source)
         attempt = 0
@@ -132,7 +169,6 @@ class SQLiteLayer(OpenableLayer[D]):
             found = None if waiter.item else self._look(waiter, attempt)
             if found is None:
                 await waiter.future
-            live = found is not None or not waiter.parked or waiter.item is None or await self._is_live(waiter.item)
         except BaseException:
             self._give_up(waiter)
             raise
@@ -141,7 +177,7 @@ class SQLiteLayer(OpenableLayer[D]):
             self._give_up(waiter)
             return found
         mailboxes.leave(waiter)
-        if waiter.item is not None and not live:
+        if waiter.item is not None and waiter.parked and waiter.item.expires_at <= clock.now():
             self._expired(channel, waiter.item)
             return None
         return waiter.item
@@ -184,6 +220,7 @@ class SQLiteLayer(OpenableLayer[D]):
         """A new name for a channel that only this process can receive from."""
         channel = f"{prefix}{self._own}{secrets.token_urlsafe(LOCAL_BYTES)}"
         self.require_valid_channel_name(channel)
+        self._queues_here.add(prefix + self._own)
         return channel
 
     # Groups.
@@ -211,7 +248,25 @@ class SQLiteLayer(OpenableLayer[D]):
         self.require_valid_group_name(group)
         payload = self._codec.encode(message, self.expiry)
         ttl = _milliseconds(self.expiry)
-        ids, considered = await self._write(store.group_send, self.options.prefix, group, payload, id(self), ttl)
+        if self._database is None:
+            await self._ready()
+        here, elsewhere = self._members_here(group)
+        if elsewhere:
+            await self._group_send(group, payload, ttl, here)
+        item = Item(payload, clock.now() + ttl)
+        for queue, channels in here.items():
+            for channel in self._hand_over(queue, channels, item):
+                self.drops.count(channel, Reason.FULL)
+
+    def _members_here(self, group: str) -> tuple[dict[str, list[str]], bool]:
+        """Queues with channels to which the message is handed over, and whether there may be members besides."""
+        queues = [queue for queue in self._queues_here if self._is_first_in(queue)]
+        return self._read_now(store.members, self.options.prefix, group, queues) or ({}, True)
+
+    async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
+        ids, considered = await self._write(
+            store.group_send, self.options.prefix, group, payload, id(self), ttl, without
+        )
         queues = self._queues(ids) if ids else []
         if len(ids) < len(considered):
             self._count_skipped(considered, queues)
@@ -249,6 +304,7 @@ class SQLiteLayer(OpenableLayer[D]):
         own = queue.endswith(self._own)
         if prefix == self.options.prefix:
             if own:
+                self._empty.pop(queue, None)
                 self._collect(queue)
             else:
                 self._hint(queue)
@@ -278,12 +334,39 @@ class SQLiteLayer(OpenableLayer[D]):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.drops.count(queue, Reason.NO_TARGET, str(error))
             return
-        item = Item(row.payload, row.expires_at)
-        for local in targets:
-            channel = queue + local
-            limit = self.get_capacity(channel) if self.options.enforce_capacity else None
-            if not self._mailboxes.put(channel, item, limit):
+        channels = [queue + local for local in targets]
+        if channels:
+            for channel in self._hand_over(queue, channels, Item(row.payload, row.expires_at)):
                 self.drops.count(channel, Reason.SLOW)
+
+    def _hand_over(self, queue: str, channels: Sequence[str], item: Item) -> Sequence[str]:
+        """Hand an item to these channels of one of our queues, or park it for them: those that had no room."""
+        full = self._mailboxes.deliver(queue, channels, item, self._limit)
+        if full:
+            for channel, expired in self._mailboxes.expire(clock.now(), full):
+                self._expired(channel, expired)
+            full = self._mailboxes.deliver(queue, full, item, self._limit)
+        return full
+
+    def _is_first_in(self, queue: str) -> bool:
+        """Whether nothing in the database comes before a message that is handed over to this queue of ours now.
+
+        What other processes commit from now on has no order with this message, which they cannot know of.
+        """
+        database = self._database
+        if database is None:
+            return False
+        news = database.news()
+        if self._empty.get(queue) == news:
+            return True
+        return self._read_now(self._note_if_empty, queue, news) is True
+
+    def _note_if_empty(self, execute: Execute, queue: str, news: Hashable) -> bool:
+        # While nobody else uses the connection: who is about to commit into the queue takes the note away after that.
+        if store.has_live(execute, self.options.prefix, queue):
+            return False
+        self._empty[queue] = news
+        return True
 
     def _expired(self, channel: str, item: Item) -> None:
         """A message expired in the mailbox: its channel leaves its groups, as it would for one in the database."""
@@ -295,14 +378,20 @@ class SQLiteLayer(OpenableLayer[D]):
 
     def sweep(self, execute: Execute) -> None:
         """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
-        while True:
-            oldest = self._mailboxes.oldest()
-            expired = store.expired(execute, {channel: item.expires_at for channel, item in oldest.items()})
-            if not expired:
-                return
-            for channel in expired:
-                if self._mailboxes.drop(channel, oldest[channel]):
-                    self._evict(execute, channel, oldest[channel])
+        for channel, item in self._mailboxes.expire(clock.now()):
+            self._evict(execute, channel, item)
+
+    def _address(self, channel: str) -> Address:
+        """A channel's address; TypeError where the name is not valid."""
+        try:
+            return self._addresses[channel]
+        except (KeyError, TypeError):
+            self.require_valid_channel_name(channel)
+        if len(self._addresses) >= ADDRESSES:
+            self._addresses.clear()
+        queue, local = self._split(channel)
+        address = self._addresses[channel] = Address(queue, local, local is not None and queue.endswith(self._own))
+        return address
 
     def _split(self, channel: str) -> tuple[str, str | None]:
         """A channel's queue and local part; None for the local part of a normal channel."""
@@ -313,7 +402,11 @@ class SQLiteLayer(OpenableLayer[D]):
         """How many live messages the channel's queue may hold; what is parked for the channel counts as held."""
         if not self.options.enforce_capacity:
             return None
-        return max(0, int(self.get_capacity(channel)) - self._mailboxes.parked(channel))
+        return max(0, int(self.get_capacity(channel)) - self._mailboxes.held(channel, self._split(channel)[0]))
+
+    def _limit(self, channel: str) -> int | None:
+        """How many messages may be parked for a channel."""
+        return int(self.get_capacity(channel)) if self.options.enforce_capacity else None
 
 
 def _seconds(expiry: Any) -> float:

@@ -212,7 +212,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         row = store.claim_one(execute, self.options.prefix, queue)
         if row is None:
             return False
-        if not self._mailboxes.put(queue, Item(*row), 0):  # who waited has gone meanwhile
+        if not self._mailboxes.hand_over(queue, Item(*row)):  # who waited has gone meanwhile
             self._mailboxes.park(queue, Item(*row))
             if self._has_others():
                 self._later(partial(self._put_back, queue))
@@ -250,18 +250,13 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             self._claim(name, execute)
         self._seen = seen
 
-    async def _is_live(self, item: Item) -> bool:
+    def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
         database = self._database
-        if database is None:
-            return False
-
-        def job(execute: Execute) -> bool:
-            return store.is_live(execute, item.expires_at)
-
-        if database.in_memory:
-            return await self._patiently(database, partial(database.run_here, job))
-        live: list[bool] = []
-        return live[0] if database.do_now(lambda execute: live.append(job(execute))) else await self._ask(database, job)
+        if database is None or self._belongs_to_caller(database):
+            return None
+        read: list[T] = []
+        database.do_now(lambda execute: read.append(operation(execute, *arguments)))
+        return read[0] if read else None
 
     # Away from the loop.
 
