@@ -3,10 +3,12 @@
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
+from channels.exceptions import ChannelFull, MessageTooLarge
 
 from channels_lite import schema, store
 from channels_lite.config import MEMORY
@@ -19,6 +21,25 @@ from channels_lite.schema import Execute
 T = TypeVar("T")
 
 LOCK_WAIT_MS = 1_000  # milliseconds that a job waits for the write lock before it is left for the next round
+
+
+TURN = 0.005  # seconds after which writes that share a transaction are committed, and the rest waits for the next
+
+
+class Write(NamedTuple):
+    """A function of ``store`` that writes, and what it is called with."""
+
+    operation: Callable[..., Sequence[str] | None]
+    arguments: tuple[Any, ...]
+
+
+class Sent(NamedTuple):
+    """What a write did."""
+
+    queues: Sequence[str]
+    """Where its messages went, one for each."""
+    considered: list[str]
+    """The channels that the statement considered, if it asked for their capacity."""
 
 
 class ApswDatabase(Database):
@@ -84,15 +105,57 @@ class ApswDatabase(Database):
         with self._lock:
             return operation(self._execute, *arguments)
 
-    def write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
-        """Run a function of ``store`` that sends; it has committed when this returns.
+    def send(self, prefix: str, write: Write) -> Sent:
+        """Run a write, which has committed when this returns, and wake who waits for it."""
+        with self._lock:
+            sent = self._run(write)
+        if sent.queues:
+            self.announce(prefix, sent.queues)
+        return sent
 
-        Returns the ids of the messages that went in, and the channels that the statement considered, if it asked.
+    def send_together(self, prefix: str, writes: Sequence[Write]) -> list[Sent | Exception]:
+        """As ``send``, for several in one transaction, but no more than TURN allows: the outcomes of the first ones.
+
+        A write that SQLite refuses has its error as its outcome, and the others stand. An error that is raised means
+        that nothing was written.
         """
         with self._lock:
-            self._inserted, self._considered = [], []
-            operation(self._execute, *arguments)
-            return self._inserted, self._considered
+            self._execute("BEGIN IMMEDIATE", ())
+            try:
+                outcomes = self._run_some(writes)
+                self._execute("COMMIT", ())
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._execute("ROLLBACK", ())
+                raise
+        self.announce(prefix, {queue: None for sent in outcomes if isinstance(sent, Sent) for queue in sent.queues})
+        return outcomes
+
+    def _run_some(self, writes: Sequence[Write]) -> list[Sent | Exception]:
+        end = time.monotonic() + TURN
+        outcomes: list[Sent | Exception] = []
+        for write in writes:
+            try:
+                outcomes.append(self._run(write))
+            except (ChannelFull, MessageTooLarge) as error:  # the statement is undone, and the transaction goes on
+                outcomes.append(error)
+            if time.monotonic() > end:
+                break
+        return outcomes
+
+    def _run(self, write: Write) -> Sent:
+        self._inserted, self._considered = [], []
+        try:
+            queues = write.operation(self._execute, *write.arguments)
+        except apsw.ConstraintError as error:
+            if store.FULL not in str(error):
+                raise
+            raise ChannelFull from None
+        except apsw.TooBigError as error:
+            raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
+        if queues is None:
+            queues = [queue for _, queue in store.queues(self._execute, self._inserted)] if self._inserted else []
+        return Sent(queues, self._considered)
 
     def version(self) -> int:
         """PRAGMA data_version, made unique over reconnections."""

@@ -91,7 +91,7 @@ class DjangoDatabase(Database):
 
     # In the keeper's thread.
 
-    def send(self, execute: Execute, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]]:
+    def send(self, execute: Execute, operation: Callable[..., object], *arguments: Any) -> tuple[list[str], list[str]]:
         """Run a function of ``store`` that sends on the keeper's connection, and wake who waits for what went in.
 
         Returns the queues, one for each message that went in, and the channels that the statement considered.
@@ -103,7 +103,7 @@ class DjangoDatabase(Database):
 
     # In the keeper's thread, or in any while that one has nothing to do.
 
-    def send_now(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]] | None:
+    def send_now(self, operation: Callable[..., object], *arguments: Any) -> tuple[list[str], list[str]] | None:
         """As ``send``, in this thread; None where it might have to wait for anything."""
         results: list[tuple[list[tuple[str, str]], list[str]]] = []
         if not self.do_now(lambda execute: results.append(self._own.link.follow(operation, execute, *arguments))):
@@ -135,7 +135,7 @@ class DjangoDatabase(Database):
 
     # In a caller's thread.
 
-    def send_here(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]]:
+    def send_here(self, operation: Callable[..., object], *arguments: Any) -> tuple[list[str], list[str]]:
         """As ``send``, on this thread's connection: where it has a transaction open, the wake waits for its commit."""
         connection = connections[self.alias]
         try:

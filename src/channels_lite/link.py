@@ -68,7 +68,7 @@ class Link:
         return True
 
     def follow(
-        self, operation: Callable[..., None], execute: Execute, *arguments: Any
+        self, operation: Callable[..., object], execute: Execute, *arguments: Any
     ) -> tuple[list[tuple[str, str]], list[str]]:
         """Run a function of ``store`` that sends: prefix and queue of what went in, and the channels considered."""
         self._inserted, self._sent, self._considered = [], [], []

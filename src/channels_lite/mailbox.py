@@ -37,12 +37,12 @@ class Waiter:
         """Let the waiter go on; False where its loop is closed and nobody will."""
         try:
             if self.loop is _running_loop():
-                self._release(None)
+                if not self.future.done():
+                    self.future.set_result(None)
             else:
                 self.loop.call_soon_threadsafe(self._release, None)
         except RuntimeError:  # the loop is closed
             return False
-        self.woken = True
         return True
 
     def fail(self, error: Exception) -> None:
@@ -61,8 +61,7 @@ class Waiter:
             self.future.set_exception(error)
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    return asyncio._get_running_loop()
+_running_loop = asyncio._get_running_loop  # None where no loop runs, unlike the one without the underscore
 
 
 class Mailboxes:
@@ -72,8 +71,9 @@ class Mailboxes:
         self._lock = threading.Lock()
         self._parked: dict[str, deque[Item]] = {}
         self._unasked: dict[str, deque[Item]] = {}  # queue -> messages parked since anybody last received from it
-        self._waiters: dict[str, deque[Waiter]] = {}  # channel -> waiters, oldest first
-        self._waiting: dict[str, dict[Waiter, None]] = {}  # queue -> waiters, oldest first
+        self._waiters: dict[str, list[Waiter]] = {}  # channel -> waiters, oldest first
+        self._waiting: dict[str, dict[Waiter, None]] = {}  # queue -> the same waiters, oldest first
+        self._woken: dict[Waiter, None] = {}  # in no line any more, but not gone on yet; in the order of waking
         self._loops: set[asyncio.AbstractEventLoop] = set()
 
     def wait(self, channel: str, queue: str) -> Waiter:
@@ -91,14 +91,17 @@ class Mailboxes:
                 waiter.parked = waiter.woken = True
                 waiter.future.set_result(None)
             else:
-                self._waiters.setdefault(channel, deque()).append(waiter)
+                self._waiters.setdefault(channel, []).append(waiter)
                 self._waiting.setdefault(queue, {})[waiter] = None
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Take a waiter out that was given an item, or goes to look because of a hint."""
-        with self._lock:
-            self._remove(waiter)
+        if waiter.woken:
+            self._woken.pop(waiter, None)  # without the lock: nobody else takes it out, and nothing depends on when
+        else:
+            with self._lock:
+                self._remove(waiter)
 
     def abandon(self, waiter: Waiter) -> bool:
         """Take out a waiter that does not use what it was given: its item, or the hint, goes to the next one.
@@ -108,6 +111,7 @@ class Mailboxes:
         """
         with self._lock:
             self._remove(waiter)
+            self._woken.pop(waiter, None)
             self._give_on(waiter)
             return waiter.item is not None and not waiter.queue.endswith("!") and waiter.queue in self._parked
 
@@ -143,10 +147,9 @@ class Mailboxes:
     def give(self, waiter: Waiter, item: Item) -> bool:
         """Hand an item to this very waiter; False where it has been woken already, or has gone."""
         with self._lock:
-            if waiter.woken or waiter not in self._waiting.get(waiter.queue, ()):
+            if waiter not in self._waiting.get(waiter.queue, ()):
                 return False
-            waiter.item = item
-            return waiter.wake()
+            return self._rouse(waiter, item)
 
     def wake(self, channel: str, count: int = 1) -> None:
         """Let up to ``count`` receivers of the channel look at the database again."""
@@ -156,9 +159,9 @@ class Mailboxes:
     def nudge(self, queue: str) -> None:
         """Let those who look for themselves look at this queue again."""
         with self._lock:
-            for waiter in self._waiting.get(queue, ()):
-                if waiter.apart and not waiter.woken:
-                    waiter.wake()
+            for waiter in list(self._waiting.get(queue, ())):
+                if waiter.apart:
+                    self._rouse(waiter)
 
     def park(self, channel: str, item: Item) -> None:
         """Keep an item in front for the channel's next receiver in this process."""
@@ -171,28 +174,23 @@ class Mailboxes:
             return list(self._parked.pop(channel, ()))
 
     def loop_waiting_on(self, queue: str) -> asyncio.AbstractEventLoop | None:
-        """An open loop in which somebody waits on this queue and has not been woken yet."""
+        """An open loop in which somebody waits on this queue."""
         with self._lock:
             for waiter in self._waiting.get(queue, ()):
-                if not waiter.woken and not waiter.loop.is_closed():
+                if not waiter.loop.is_closed():
                     return waiter.loop
         return None
 
     def is_first(self, waiter: Waiter) -> bool:
-        """Whether nobody else in the waiter's loop waits on its queue, not counting those who have been woken."""
+        """Whether nobody else in the waiter's loop waits on its queue."""
         with self._lock:
             others = self._waiting.get(waiter.queue, ())
-            return not any(o is not waiter and o.loop is waiter.loop and not o.woken for o in others)
+            return not any(o is not waiter and o.loop is waiter.loop for o in others)
 
     def waiting(self) -> dict[str, int]:
-        """How many receivers wait on each queue and have not been woken yet; of a process-specific one at most 1."""
-        counts = {}
+        """How many receivers wait on each queue; of a process-specific one it says 1, however many they are."""
         with self._lock:
-            for queue, waiters in self._waiting.items():
-                count = _unwoken(queue, waiters)
-                if count:
-                    counts[queue] = count
-        return counts
+            return {q: 1 if q.endswith("!") else len(waiters) for q, waiters in self._waiting.items()}
 
     def queues(self) -> int:
         """How many queues are waited on."""
@@ -226,10 +224,10 @@ class Mailboxes:
         """End every waiter on this queue, or on any, with an error."""
         with self._lock:
             for name in list(self._waiting) if queue is None else [queue]:
-                for waiter in self._waiting.get(name, ()):
-                    if not waiter.woken:
-                        waiter.woken = True  # it must not be given anything any more
-                        waiter.fail(error)
+                for waiter in list(self._waiting.get(name, ())):
+                    waiter.woken = True  # it must not be given anything any more
+                    self._remove(waiter)
+                    waiter.fail(error)
 
     def _unpark(self, channel: str, parked: deque[Item]) -> Item:
         item = parked.popleft()
@@ -247,13 +245,21 @@ class Mailboxes:
         return True
 
     def _hand_over(self, channel: str, item: Item) -> bool:
-        for waiter in self._waiters.get(channel, ()):
-            if not waiter.woken:
-                # Before the wake: the other loop may run at once.
-                waiter.item = item
-                if waiter.wake():
-                    return True
-                waiter.item = None
+        line = self._waiters.get(channel)
+        if line is None:
+            return False
+        # Who cannot be woken, and stays in line, is in a loop that was closed.
+        return self._rouse(line[0], item) or any(self._rouse(waiter, item) for waiter in line[1:])
+
+    def _rouse(self, waiter: Waiter, item: Item | None = None) -> bool:
+        # All before the wake: the other loop may run at once.
+        waiter.item, waiter.woken = item, True
+        self._woken[waiter] = None
+        if waiter.wake():
+            self._remove(waiter)
+            return True
+        waiter.item, waiter.woken = None, False
+        del self._woken[waiter]
         return False
 
     def _give_on(self, waiter: Waiter) -> None:
@@ -264,26 +270,31 @@ class Mailboxes:
             self._parked.setdefault(waiter.channel, deque()).appendleft(waiter.item)
 
     def _wake(self, channel: str, count: int) -> None:
-        for waiter in self._waiters.get(channel, ()):
+        for waiter in list(self._waiters.get(channel, ())):
             if count <= 0:
                 return
-            if not waiter.woken and waiter.wake():
+            if self._rouse(waiter):
                 count -= 1
 
     def _remove(self, waiter: Waiter) -> None:
-        _discard(self._waiters, waiter.channel, waiter)
-        waiting = self._waiting.get(waiter.queue)
-        if waiting is not None:
-            waiting.pop(waiter, None)
+        waiting = self._waiting.get(waiter.queue, {})
+        if waiter in waiting:
+            del waiting[waiter]
             if not waiting:
                 del self._waiting[waiter.queue]
+            line = self._waiters[waiter.channel]
+            line.remove(waiter)
+            if not line:
+                del self._waiters[waiter.channel]
 
     def _forget_closed_loops(self) -> None:
         """Take out the waiters whose loops were closed under them, and give on the items and hints they had."""
         self._loops = {loop for loop in self._loops if not loop.is_closed()}
-        stale = [w for waiters in self._waiting.values() for w in waiters if w.loop.is_closed()]
-        for waiter in stale:
+        for waiter in [w for waiters in self._waiting.values() for w in waiters if w.loop.is_closed()]:
             self._remove(waiter)
+        stale = [waiter for waiter in list(self._woken) if waiter.loop.is_closed()]
+        for waiter in stale:
+            self._woken.pop(waiter, None)
         # The oldest item goes to a waiter first; of those that are parked, it ends up in front.
         left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item)]
         for waiter in reversed(left):
@@ -302,24 +313,3 @@ def _split(items: dict[str, deque[Item]], name: str, now: int) -> list[Item]:
         if live:
             items[name] = live
     return expired
-
-
-def _unwoken(queue: str, waiters: Iterable[Waiter]) -> int:
-    count = 0
-    for waiter in waiters:
-        if not waiter.woken:
-            count += 1
-            if queue.endswith("!"):
-                break
-    return count
-
-
-def _discard(waiters: dict[str, deque[Waiter]], channel: str, waiter: Waiter) -> None:
-    line = waiters.get(channel)
-    if line is not None:
-        try:
-            line.remove(waiter)
-        except ValueError:  # it never had to wait
-            return
-        if not line:
-            del waiters[channel]

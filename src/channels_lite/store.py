@@ -136,9 +136,13 @@ class Claimed(NamedTuple):
 
 def send(
     execute: Execute, prefix: str, queue: str, targets: str | None, payload: bytes, capacity: int | None, ttl: int
-) -> None:
-    """Put one message into a queue for ``ttl`` milliseconds; the trigger raises FULL when it holds ``capacity``."""
+) -> Sequence[str]:
+    """Put one message into a queue for ``ttl`` milliseconds; the trigger raises FULL when it holds ``capacity``.
+
+    Returns the queue, as all functions here that write return the queues of their messages if they know them.
+    """
     execute(_INSERT, (prefix, queue, targets, payload, capacity, ttl))
+    return (queue,)
 
 
 def group_send(
@@ -229,14 +233,16 @@ def data_version(execute: Execute) -> int:
     return number
 
 
-def group_add(execute: Execute, prefix: str, group: str, queue: str, local: str, ttl: int) -> None:
+def group_add(execute: Execute, prefix: str, group: str, queue: str, local: str, ttl: int) -> Sequence[str]:
     """Make a channel a member for ``ttl`` milliseconds from now."""
     execute(_ADD, (prefix, group, queue, local, ttl))
+    return ()
 
 
-def group_discard(execute: Execute, prefix: str, group: str, queue: str, local: str) -> None:
+def group_discard(execute: Execute, prefix: str, group: str, queue: str, local: str) -> Sequence[str]:
     """End a channel's membership, if there is one."""
     execute(_DISCARD, (prefix, group, queue, local))
+    return ()
 
 
 def evict(execute: Execute, prefix: str, queue: str, local: str, expires_at: int) -> None:

@@ -1,15 +1,13 @@
 """The fast layer: an apsw connection of its own, used inline on the event loop's thread."""
 
 import asyncio
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-import apsw
-from channels.exceptions import ChannelFull, MessageTooLarge
-
 from channels_lite import config, store
-from channels_lite.apsw_database import ApswDatabase, open_file
+from channels_lite.apsw_database import ApswDatabase, Sent, Write, open_file
+from channels_lite.batch import Batch
 from channels_lite.errors import LayerClosed, Locked
 from channels_lite.keeper import pause
 from channels_lite.layers.base import SQLiteLayer
@@ -34,6 +32,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         """The companion of the default database, the file of another alias, or the path."""
         return config.own_file(options)
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._batches: dict[asyncio.AbstractEventLoop, Batch] = {}
+
     def _acquire(self) -> ApswDatabase:
         database = open_file(self.file(), self, self._room)
         self._upkeep(database)
@@ -41,35 +43,18 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
 
     # Writing.
 
-    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[int], list[str]]:
+    async def _write(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:
         database = self._database or await self._ready()
-        deadline: float | None = None
-        for attempt in itertools.count():
-            try:
-                return database.write(operation, *arguments)
-            except Locked:
-                now = asyncio.get_running_loop().time()
-                deadline = deadline or now + self._deadline
-                if now >= deadline:
-                    raise self._busy(database.path) from None
-            except apsw.ConstraintError as error:
-                if store.FULL not in str(error):
-                    raise
-                raise ChannelFull from None
-            except apsw.TooBigError as error:
-                raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
-            await asyncio.sleep(pause(attempt))
-        raise AssertionError("unreachable")
+        return await self._batch(database).write(Write(operation, arguments))
 
-    def _announce(self, queues: Iterable[str]) -> None:
-        if self._database is not None:
-            self._database.announce(self.options.prefix, queues)
-
-    def _queues(self, sent: list[int]) -> list[str]:
-        try:
-            return [queue for _, queue in self._database.read(store.queues, sent)] if self._database else []
-        except LayerClosed:  # the messages are sent all the same
-            return []
+    def _batch(self, database: ApswDatabase) -> Batch:
+        loop = asyncio.get_running_loop()
+        batch = self._batches.get(loop)
+        if batch is None or batch.database is not database:
+            self._batches = {loop: batch for loop, batch in self._batches.items() if not loop.is_closed()}
+            batch = Batch(database, self.options.prefix, self._deadline, partial(self._busy, database.path))
+            self._batches[loop] = batch
+        return batch
 
     # Looking. All of it runs to its end inline: a claim and its delivery cannot be torn apart.
 

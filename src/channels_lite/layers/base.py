@@ -2,7 +2,7 @@
 
 import abc
 import secrets
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,20 +49,14 @@ class SQLiteLayer(OpenableLayer[D]):
     # What the connection brings.
 
     @abc.abstractmethod
-    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[Any], list[str]]:
-        """Run a function of ``store`` that writes.
+    async def _write(
+        self, operation: Callable[..., Sequence[str] | None], *arguments: Any
+    ) -> tuple[Sequence[str], list[str]]:
+        """Run a function of ``store`` that writes and, when it is committed, wake who waits, here and elsewhere.
 
-        Returns what ``_queues`` understands, one for each message that went in, and the channels that the statement
-        considered, if it asked for their capacity.
+        Returns the queues of the messages that went in, and the channels that the statement considered, if it asked
+        for their capacity.
         """
-
-    @abc.abstractmethod
-    def _announce(self, queues: Iterable[str]) -> None:
-        """When a write into these queues is committed: wake who waits there, in this process and others."""
-
-    @abc.abstractmethod
-    def _queues(self, sent: list[Any]) -> list[str]:
-        """The queues of messages that were just sent, as far as they are still there."""
 
     @abc.abstractmethod
     def _look(self, waiter: Waiter, attempt: int) -> Item | None:
@@ -122,7 +116,6 @@ class SQLiteLayer(OpenableLayer[D]):
             )
         except ChannelFull:
             raise ChannelFull(channel) from None
-        self._announce((queue,))
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message on a channel and take it. Cancelling loses nothing.
@@ -264,16 +257,13 @@ class SQLiteLayer(OpenableLayer[D]):
         return self._read_now(store.members, self.options.prefix, group, queues) or ({}, True)
 
     async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
-        ids, considered = await self._write(
+        queues, considered = await self._write(
             store.group_send, self.options.prefix, group, payload, id(self), ttl, without
         )
-        queues = self._queues(ids) if ids else []
-        if len(ids) < len(considered):
+        if len(queues) < len(considered):
             self._count_skipped(considered, queues)
-        if queues:
-            self._announce(queues)
 
-    def _count_skipped(self, considered: list[str], queues: list[str]) -> None:
+    def _count_skipped(self, considered: list[str], queues: Sequence[str]) -> None:
         reached = set(queues)
         for channel in considered:
             if self._split(channel)[0] not in reached:

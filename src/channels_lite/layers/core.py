@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -70,7 +70,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     # Writing.
 
-    async def _write(self, operation: Callable[..., None], *arguments: Any) -> tuple[list[str], list[str]]:
+    async def _write(
+        self, operation: Callable[..., Sequence[str] | None], *arguments: Any
+    ) -> tuple[list[str], list[str]]:
         database = self._database or await self._ready()
         if self._belongs_to_caller(database):
             try:
@@ -104,12 +106,6 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _refusal(self, database: DjangoDatabase) -> Exception:
         return LayerClosed(WAITING) if database.keeper.stopping else self._busy(database.path)
-
-    def _announce(self, queues: Iterable[str]) -> None:
-        """The database has seen to it."""
-
-    def _queues(self, sent: list[str]) -> list[str]:
-        return sent
 
     # Looking, in the keeper's thread or the caller's. A claim and its delivery are one job, which nothing tears apart.
 
