@@ -221,11 +221,13 @@ class Spare:
     def checkpoint(self) -> None:
         """Copy the -wal back, then hold writers up for a moment so that it begins anew.
 
-        Without the second step it never would while somebody keeps writing: measured with one steady sender, the -wal
-        grew without end, and every send took half as long again as with it.
+        Without the last step it never would while somebody keeps writing: measured with one steady sender, the -wal
+        grew without end, and every send took half as long again as with it. The second step copies what was written
+        during the first one, and leaves little for the last: writers wait for 0.6 to 0.9 ms instead of about 2.
         """
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            for _ in range(2):
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._connection.set_busy_timeout(RESTART_WAIT_MS)
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.BusyError as error:

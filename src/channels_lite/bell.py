@@ -52,10 +52,11 @@ class InotifyListener:
         self._inotify = inotify_simple.INotify(nonblocking=True)
         try:
             # ATTRIB: to DELETE_SELF a file is deleted when nobody has it open any more, and we have.
-            self._inotify.add_watch(path, flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF)
+            watch = self._inotify.add_watch(path, flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF)
         except OSError:
             self._inotify.close()
             raise
+        self._ring = EVENT.pack(watch, self._modified, 0, 0)
 
     def fileno(self) -> int:
         """The inotify descriptor."""
@@ -68,8 +69,8 @@ class InotifyListener:
         except BlockingIOError:
             return True
         # Anything else than a ring: deleted, moved, overflown. The events of a watched file carry no name, so that
-        # each has the length of its head; inotify_simple's own parser takes 8 us.
-        return all(mask == self._modified for _, mask, _, _ in EVENT.iter_unpack(events))
+        # each has the length of its head; inotify_simple's own parser takes 8 us. Mostly it is one ring.
+        return events == self._ring or all(mask == self._modified for _, mask, _, _ in EVENT.iter_unpack(events))
 
     def close(self) -> None:
         """Close the inotify descriptor."""
