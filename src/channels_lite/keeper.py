@@ -15,8 +15,8 @@ from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
 
-# Pages in the -wal from which it is copied back and begun anew: 16 MB. With SQLite's own 1,000, one round trip in 85 met
-# a checkpoint, and the p99 of a cross-process round trip was two to three times what it is now.
+# Pages in the -wal from which it is copied back and begun anew: 16 MB. With SQLite's own 1,000, one round trip in 85
+# met a checkpoint, and the p99 of a cross-process round trip was two to three times what it is now.
 CHECKPOINT_PAGES = 4_000
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
