@@ -1,6 +1,7 @@
 """Who is measured: a layer in processes of its own, with its Python, its settings and its database."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +14,22 @@ class Contender:
     name: str
     """What tables and the JSON call it."""
     layer: str
-    """Its name in CHANNEL_LAYERS of ``settings``."""
+    """Its name in CHANNEL_LAYERS of ``settings``; empty for a floor, which has no layer."""
     python: str = sys.executable
     ours: bool = False
     crosses: bool = True
     """Whether it reaches other processes."""
+    encrypts: bool = True
+    """Whether ``settings`` has it with keys too, as ``layer`` and "-encrypted"."""
+    alias: str = "default"
+    """The alias whose tables ``migrate`` makes before it starts; empty for none."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What its processes need besides ours."""
+
+    @property
+    def slug(self) -> str:
+        """Its name as a folder's."""
+        return re.sub(r"\W+", "-", self.name).lower()
 
     def variables(self, folder: str) -> dict[str, str]:
         """The environment of its processes, whose databases are in this folder."""

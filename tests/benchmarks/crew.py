@@ -12,10 +12,16 @@ from tests.benchmarks.contenders import Contender
 
 CHILD = Path(__file__).parent / "child.py"
 LINE = 64 * 1024 * 1024  # bytes of an answer: samples in JSON
+PATIENCE = 300.0  # seconds for one work: one that loses a message must not hold up the benchmark for ever
 
 
 class WorkFailed(Exception):
     """A work ended with an error; the text is its traceback."""
+
+    @property
+    def summary(self) -> str:
+        """The error without the way to it."""
+        return str(self).strip().splitlines()[-1]
 
 
 class Member:
@@ -25,10 +31,17 @@ class Member:
         self.process = process
 
     async def work(self, name: str, **arguments: Any) -> Any:
-        """Have a function of ``works`` run there, and wait for what it returns; WorkFailed with its error."""
+        """Have a function of ``works`` ("module.function") run there, and wait for what it returns.
+
+        WorkFailed with its error; when there is no answer for too long, the process is ended.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"work": name, "arguments": arguments}).encode() + b"\n")
-        return (await self.answer()).get("result")
+        try:
+            return (await asyncio.wait_for(self.answer(), PATIENCE)).get("result")
+        except asyncio.TimeoutError:
+            self.process.kill()
+            raise WorkFailed(f"{name} did not end within {PATIENCE:.0f} s.") from None
 
     async def answer(self) -> dict[str, Any]:
         """The next line of the process."""
@@ -53,7 +66,7 @@ async def crew(contender: Contender, folder: str, size: int = 1) -> AsyncIterato
 @contextlib.asynccontextmanager
 async def _member(contender: Contender, folder: str, *, first: bool) -> AsyncIterator[Member]:
     process = await asyncio.create_subprocess_exec(
-        *(contender.python, str(CHILD), contender.layer, *(["--migrate"] if first else [])),
+        *(contender.python, str(CHILD), contender.layer, *([contender.alias] if first else [])),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=LINE,

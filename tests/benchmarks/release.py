@@ -8,8 +8,11 @@ from pathlib import Path
 import channels
 import django
 
-NAME = "channels-lite 0.4.0, ORM"
-REQUIREMENTS = ("channels-lite==0.4.0", f"channels=={channels.__version__}", f"django=={django.__version__}")
+REQUIREMENTS = (
+    "channels-lite[aio,cryptography]==0.4.0",
+    f"channels=={channels.__version__}",
+    f"django=={django.__version__}",
+)
 
 
 class NotInstalled(Exception):

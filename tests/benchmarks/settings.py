@@ -1,25 +1,48 @@
-"""Django's settings for the benchmark: its layers, and their databases in the folder that the environment names.
+"""Django's settings for the children: all layers, and their databases in the folder that the environment names.
 
-The child with channels-lite 0.4.0 runs on them too, in a folder of its own.
+The children with channels-lite 0.4.0 run on them too, in folders of their own. All layers have their own defaults, among
+them a capacity of 100, which is the same for all: no work has more than 100 messages pending on one channel.
 """
 
 import os
 from typing import Any
 
 FOLDER = os.environ["CHANNELS_LITE_BENCHMARK"]
-WAL = {"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}  # as the README of 0.4.0 has it
+REDIS = os.environ.get("CHANNELS_LITE_BENCHMARK_REDIS", "redis://127.0.0.1:6379")  # or unix:///path
+WAL = {"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}
+OURS = "channels_lite.layers"
 
 
-def _file(name: str, **options: Any) -> dict[str, Any]:
-    return {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/{name}.sqlite3", "OPTIONS": options}
+def _file(name: str) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": f"{FOLDER}/{name}.sqlite3",
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 5, **WAL},  # as the README has it
+    }
+
+
+def _both(name: str, backend: str, **config: Any) -> dict[str, Any]:
+    keys = {"symmetric_encryption_keys": ["only for measuring"]}
+    if "prefix" in config:  # on one Redis
+        keys["prefix"] = config["prefix"] + "-encrypted"
+    return {
+        name: {"BACKEND": backend, "CONFIG": config},
+        f"{name}-encrypted": {"BACKEND": backend, "CONFIG": {**config, **keys}},
+    }
+
+
+def _redis(name: str, backend: str) -> dict[str, Any]:
+    return _both(name, f"channels_redis.{backend}", hosts=[REDIS], prefix=f"{name}-{REDIS.partition(':')[0]}")
 
 
 SECRET_KEY = "only for measuring, and long enough for it"
 USE_TZ = True
 INSTALLED_APPS = ["channels", "channels_lite"]
-DATABASES = {"default": _file("default", **WAL), "delete": _file("delete"), "apsw": _file("apsw")}
+DATABASES = {"default": _file("default"), "apsw": _file("apsw")}
 CHANNEL_LAYERS = {
-    "core": {"BACKEND": "channels_lite.layers.core.SQLiteChannelLayer", "CONFIG": {"database": "default"}},
-    "core-delete": {"BACKEND": "channels_lite.layers.core.SQLiteChannelLayer", "CONFIG": {"database": "delete"}},
-    "apsw": {"BACKEND": "channels_lite.layers.aio.AIOSQLiteChannelLayer", "CONFIG": {"database": "apsw"}},
+    **_both("apsw", f"{OURS}.aio.AIOSQLiteChannelLayer", database="apsw"),
+    **_both("core", f"{OURS}.core.SQLiteChannelLayer", database="default"),
+    "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+    **_redis("redis-core", "core.RedisChannelLayer"),
+    **_redis("redis-pubsub", "pubsub.RedisPubSubChannelLayer"),
 }

@@ -1,0 +1,68 @@
+"""What the works and the contenders are called, in tables, in the JSON and in the targets."""
+
+APSW = "apsw layer"
+CORE = "core layer"
+MEMORY = "InMemoryChannelLayer"
+REDIS_CORE_TCP = "channels_redis core, TCP"
+REDIS_CORE_UNIX = "channels_redis core, Unix"
+REDIS_PUBSUB_TCP = "channels_redis pubsub, TCP"
+REDIS_PUBSUB_UNIX = "channels_redis pubsub, Unix"
+RELEASE_AIO = "channels-lite 0.4.0, aio"
+RELEASE_CORE = "channels-lite 0.4.0, ORM"
+RAW = "raw apsw"
+SOCKET = "Unix socket"
+
+REDIS_CORE = (REDIS_CORE_TCP, REDIS_CORE_UNIX)
+REDIS_PUBSUB = (REDIS_PUBSUB_TCP, REDIS_PUBSUB_UNIX)
+FLOORS = (RAW, SOCKET)
+
+# inprocess
+SEQUENTIAL = "send+receive, normal channel"
+SPECIFIC = "send+receive, process-specific channel"
+WAITING_NORMAL = "receiver waiting, normal channel"
+WAITING_SPECIFIC = "receiver waiting, process-specific channel"
+CONCURRENT = "60 concurrent tasks, process-specific"
+GROUP_ADD = "group_add"
+FROM_SYNC = "send from sync code"
+
+# payloads; size: bytes
+PAYLOAD = "send+receive of a payload"
+PAYLOAD_ENCRYPTED = "send+receive of a payload, encrypted"
+
+# groups; size: members
+RETURNS = "group_send, members in one process: until it returns"
+ALL_HAVE_IT = "group_send, members in one process: until all have it"
+DELIVERIES = "group_send, members in one process: deliveries"
+RETURNS_4 = "group_send, members in 4 processes: until it returns"
+ALL_HAVE_IT_4 = "group_send, members in 4 processes: until all have it"
+DELIVERIES_4 = "group_send, members in 4 processes: deliveries"
+
+# crossing
+ROUND_TRIP = "cross-process round trip"
+FLOOD = "one-way flood"
+
+# writers; size: processes that write
+WRITERS_THROUGHPUT = "writers: throughput"
+WRITERS_WAIT = "writers: wait"
+WRITERS_ERRORS = "writers: errors"
+
+# idle
+IDLE_PROCESSOR = "idle: processor"
+IDLE_MEMORY = "idle: memory per receiver"
+
+# backlog; size: rows pending elsewhere
+BACKLOG_SEND = "backlog: send"
+BACKLOG_CLAIM = "backlog: claim"
+
+# chat
+CHAT = "chat: message to all 200"
+
+P50, P99, WORST = 0.5, 0.99, 1.0
+QUANTILES = {
+    ROUND_TRIP: (P50, P99),
+    WRITERS_WAIT: (P50, P99, WORST),
+    BACKLOG_SEND: (P50, P99),
+    BACKLOG_CLAIM: (P50, P99),
+    CHAT: (P50, P99, WORST),
+}
+"""What tables show of a work, where it is more than the median."""
