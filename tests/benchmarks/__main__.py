@@ -1,89 +1,93 @@
-"""Run the benchmark and print its table, in Markdown."""
+"""Run the benchmark: print its tables, in Markdown, and what of the targets was reached."""
 
 import argparse
 import asyncio
-import datetime
-import os
-import platform
-import sqlite3
+import dataclasses
+import importlib
+import importlib.util
+import json
+import shlex
+import sys
 import tempfile
+import traceback
+from typing import Any
 
-import apsw
-import django
+from tests.benchmarks import table, targets
+from tests.benchmarks.contenders import Missing
+from tests.benchmarks.effort import Effort
+from tests.benchmarks.lineup import Lineup, lineup
+from tests.benchmarks.results import Result
 
-PARTS = ("roundtrip", "group", "idle")
-TITLES = {"apsw": "apsw layer", "core": "core layer", "core-delete": "core layer, journal mode DELETE"}
+PARTS = ("inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog", "chat")
 
 
-async def main(folder: str, options: argparse.Namespace) -> None:
-    """Measure the parts that are asked for and print them as a table that can be pasted into the README."""
-    rows = []
-    for part in options.parts or PARTS:
-        rows += await {"roundtrip": roundtrips, "group": groups, "idle": idling}[part](folder, options)
-    print(machine())
+async def main(options: argparse.Namespace) -> None:
+    """Measure the parts that are asked for; print them, and write what was asked for."""
+    with tempfile.TemporaryDirectory(prefix="channels-lite-bench-") as folder:
+        async with lineup(folder) as found:
+            measured = {part: await _part(part, found, folder, options) for part in options.parts or PARTS}
+            missing, machine = found.missing, table.machine(found.redis.version if found.redis else "")
+    command = "python -m tests.benchmarks " + shlex.join(sys.argv[1:])
+    _print(machine, command, measured, missing)
+    results = [result for part in measured.values() for result in part]
+    if options.json:
+        _write(options.json, {"machine": machine, "command": command.strip()}, measured, missing)
+    if options.plot:
+        _plot(results, options.plot)
+
+
+async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespace) -> list[Result]:
+    """The results of a part. One that fails as a whole is reported, and the others go on."""
+    print(f"measuring: {part}", file=sys.stderr)
+    await found.clean()
+    try:
+        module = importlib.import_module(f"tests.benchmarks.{part}")
+        results: list[Result] = await module.measure(
+            found.contenders, f"{folder}/{part}", Effort(options.rounds, options.share)
+        )
+    except Exception as error:
+        traceback.print_exc()
+        found.missing.append(Missing(f"the part {part}", f"failed: {type(error).__name__}: {error}".splitlines()[0]))
+        return []
+    return results
+
+
+def _print(machine: str, command: str, measured: dict[str, list[Result]], missing: list[Missing]) -> None:
+    print(f"{machine}: `{command.strip()}`\n\n{table.CAPTION}\n")
+    for part, results in measured.items():
+        print("\n".join(table.tables(part, results)))
+    print("\n".join(table.absent(missing)))
     print()
-    print("| work | ours | beside | ratio |")
-    print("|---|---|---|---|")
-    print("\n".join(rows))
+    print("\n".join(targets.verdicts([result for part in measured.values() for result in part], missing)))
 
 
-async def roundtrips(folder: str, options: argparse.Namespace) -> list[str]:
-    """Rows: the apsw layer beside the floor, the core layer beside the apsw layer."""
-    from tests.benchmarks import roundtrip
-    from tests.benchmarks.figures import row
-
-    measured = await roundtrip.measure(folder, options.rounds, options.trips)
-    return [
-        row(f"cross-process round trip, {TITLES[name]}, {quantile}", measured[name], measured[beside], share)
-        for name, beside in (("apsw", roundtrip.SOCKET), ("core", "apsw"), ("core-delete", "apsw"))
-        for quantile, share in (("p50", 0.5), ("p99", 0.99))
-    ]
+def _write(path: str, about: dict[str, str], measured: dict[str, list[Result]], missing: list[Missing]) -> None:
+    everything: dict[str, Any] = {
+        **about,
+        "missing": [dataclasses.asdict(one) for one in missing],
+        "parts": {part: [dataclasses.asdict(result) for result in results] for part, results in measured.items()},
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(everything, file, indent=1)
 
 
-async def groups(folder: str, options: argparse.Namespace) -> list[str]:
-    """Rows: both layers beside channels-lite 0.4.0's ORM layer."""
-    from tests.benchmarks import group, release
-    from tests.benchmarks.figures import duration, row
+def _plot(results: list[Result], folder: str) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No plots: matplotlib is not installed; install the extra bench.", file=sys.stderr)
+        return
+    from tests.benchmarks import plot
 
-    measured, missing = await group.measure(folder, options.group_rounds, options.receivers)
-    rows = []
-    for name in group.LAYERS:
-        for number, until in enumerate(("until it returns", "until all have it")):
-            work = f"group_send to {options.receivers} waiting channels, {TITLES[name]}, {until}"
-            if missing:
-                took = duration(measured[name][number].quantile(0.5))
-                rows.append(f"| {work} | {took} | {release.NAME}: not installed: {missing} | - |")
-            else:
-                rows.append(row(work, measured[name][number], measured[release.NAME][number]))
-    return rows
-
-
-async def idling(folder: str, options: argparse.Namespace) -> list[str]:
-    """Row: what waiting costs."""
-    from tests.benchmarks import idle
-
-    busy = await idle.measure(folder, options.receivers, options.idle_seconds)
-    return [f"| idle, apsw layer, {options.receivers} waiting receivers | {busy * 100:.3f} % of a core | - | - |"]
-
-
-def machine() -> str:
-    """One line that says where and with what this was measured."""
-    return (
-        f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, Django {django.__version__}, SQLite {sqlite3.sqlite_version}, "
-        f"apsw {apsw.apsw_version()}:"
-    )
+    plot.draw(results, folder)
 
 
 def arguments() -> argparse.Namespace:
     """What is to be measured, and how long."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"what to measure: {', '.join(PARTS)}; all when left out")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of round trips that count; one more warms up")
-    parser.add_argument("--trips", type=int, default=100, help="round trips in a round")
-    parser.add_argument("--group-rounds", type=int, default=7, help="group_sends that count; one more warms up")
-    parser.add_argument("--receivers", type=int, default=1000, help="channels in the group, and receivers that wait")
-    parser.add_argument("--idle-seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of messages")
+    parser.add_argument("--json", help="write all samples to this file")
+    parser.add_argument("--plot", help="draw into this folder; needs the extra bench")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -91,9 +95,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    chosen = arguments()
-    with tempfile.TemporaryDirectory(prefix="channels-lite-bench-") as place:
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.benchmarks.settings"
-        os.environ["CHANNELS_LITE_BENCHMARK"] = place
-        django.setup()
-        asyncio.run(main(place, chosen))
+    asyncio.run(main(arguments()))

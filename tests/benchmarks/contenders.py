@@ -23,7 +23,7 @@ class Contender:
     """Whether ``settings`` has it with keys too, as ``layer`` and "-encrypted"."""
     alias: str = "default"
     """The alias whose tables ``migrate`` makes before it starts; empty for none."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What its processes need besides ours."""
 
     @property

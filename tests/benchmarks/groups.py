@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 from tests.benchmarks import names
 from tests.benchmarks.contenders import Contender
@@ -46,7 +47,7 @@ async def _size(sheet: Sheet, crews: dict[Contender, list[Member]], size: int, e
     for number in range(effort.rounds + 1):
         for party in parties.values():
             if not party.over:
-                await party.round(warm_up=not number)
+                await party.round(number, warm_up=not number)
     for contender, party in parties.items():
         await party.leave()
         if party.over:
@@ -72,11 +73,11 @@ class Party:
             for member, count in zip(self._crew, numbers, strict=True)
         )
 
-    async def round(self, *, warm_up: bool) -> None:
+    async def round(self, number: int, *, warm_up: bool) -> None:
         """One group_send, until the last member has it."""
         begun = time.monotonic()
-        await self._all(member.work("groups.listen") for member in self._crew)
-        sent = await self._all([self._crew[0].work("groups.send", group=self._group)])
+        await self._all(member.work("groups.listen", number=number) for member in self._crew)
+        sent = await self._all([self._crew[0].work("groups.send", group=self._group, number=number)])
         heard = await self._all(member.work("groups.heard") for member in self._crew)
         if self.over:
             return
@@ -96,13 +97,13 @@ class Party:
         if not self.over:
             await self._all(member.work("groups.leave") for member in self._crew)
 
-    async def _all(self, works):  # type: ignore[no-untyped-def]
+    async def _all(self, works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
         """What the works return; over if one of them fails."""
         if self.over:
             for work in works:
                 work.close()
             return []
-        answers = await asyncio.gather(*works, return_exceptions=True)
+        answers: list[Any] = await asyncio.gather(*works, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, WorkFailed):
                 self._end(f"failed: {answer.summary}")

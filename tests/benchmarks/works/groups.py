@@ -17,16 +17,16 @@ async def join(layer: Any, group: str, count: int) -> None:
         await layer.group_add(group, member)
 
 
-async def listen(layer: Any) -> None:
+async def listen(layer: Any, number: int) -> None:
     """Let every member wait. All messages of a round are received, so that no channel ever fills up."""
-    _hearing[:] = [asyncio.ensure_future(_hear(layer, member)) for member in _members]
+    _hearing[:] = [asyncio.ensure_future(_hear(layer, member, number)) for member in _members]
     await asyncio.sleep(SETTLED)
 
 
-async def send(layer: Any, group: str) -> tuple[float, float]:
+async def send(layer: Any, group: str, number: int) -> tuple[float, float]:
     """When group_send began and when it returned, on the clock that all processes share."""
     start = time.monotonic()
-    await layer.group_send(group, {"type": "member.hear", "text": "to all of you"})
+    await layer.group_send(group, {"type": "member.hear", "text": "to all of you", "number": number})
     return start, time.monotonic()
 
 
@@ -42,6 +42,9 @@ async def leave(layer: Any) -> None:
     await layer.flush()
 
 
-async def _hear(layer: Any, member: str) -> float:
-    await layer.receive(member)
-    return time.monotonic()
+async def _hear(layer: Any, member: str, number: int) -> float:
+    message = await layer.receive(member)
+    end = time.monotonic()
+    if message["number"] != number:
+        raise RuntimeError(f"Message {number} was sent, and message {message['number']} has arrived.")
+    return end

@@ -1,9 +1,12 @@
 """Works of one process that sends to itself. Each returns its samples: seconds of each message, or one rate.
 
-All end after ``messages``, or after ``seconds`` with those that take long.
+All end after ``messages``, or after ``seconds`` with those that take long. Each message has a number, and a work fails
+when another one arrives than was just sent.
 """
 
 import asyncio
+import itertools
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -17,12 +20,13 @@ SETTLED = 0.003  # seconds after which a receiver waits
 PENDING = 90  # messages that may wait on one channel, whose capacity is 100
 
 _known: set[str] = set()
+_numbers = itertools.count()
 
 
 async def sequential(layer: Any, messages: int, seconds: float) -> list[float]:
     """Send to a normal channel and receive there, one after the other."""
-    await _make_known(layer, "work")
-    return await _timed(messages, seconds, lambda: _exchange(layer, "work", MESSAGE))
+    await _make_known(layer, _normal("work"))
+    return await _timed(messages, seconds, lambda: _exchange(layer, _normal("work"), MESSAGE))
 
 
 async def specific(layer: Any, messages: int, seconds: float) -> list[float]:
@@ -39,8 +43,8 @@ async def payload(layer: Any, size: int, messages: int, seconds: float) -> list[
 
 async def waiting_normal(layer: Any, messages: int, seconds: float) -> list[float]:
     """From the send until the receiver that waits on a normal channel has the message."""
-    await _make_known(layer, "awaited")
-    return await _timed(messages, seconds, lambda: _handed_over(layer, "awaited"))
+    await _make_known(layer, _normal("awaited"))
+    return await _timed(messages, seconds, lambda: _handed_over(layer, _normal("awaited")))
 
 
 async def waiting_specific(layer: Any, messages: int, seconds: float) -> list[float]:
@@ -73,24 +77,43 @@ async def group_add(layer: Any, messages: int, seconds: float) -> list[float]:
 
 async def from_sync(layer: Any, messages: int, seconds: float) -> list[float]:
     """Seconds of sends to a normal channel by a thread without an event loop."""
-    await _make_known(layer, "from-sync")
+    await _make_known(layer, _normal("from-sync"))
     samples: list[float] = []
-    thread = threading.Thread(target=_send_all, args=(layer, min(messages, PENDING), seconds, samples))
+    sent: list[dict[str, Any]] = []
+    thread = threading.Thread(target=_send_all, args=(layer, min(messages, PENDING), seconds, samples, sent))
     thread.start()
     await asyncio.to_thread(thread.join)
-    for _ in samples:
-        await layer.receive("from-sync")
+    for message in sent:
+        _check(await layer.receive(_normal("from-sync")), message)
     if not samples:
         raise RuntimeError("No send from synchronous code has succeeded; its error stands above.")
     return samples
 
 
-def _send_all(layer: Any, messages: int, seconds: float, samples: list[float]) -> None:
+def _send_all(
+    layer: Any, messages: int, seconds: float, samples: list[float], sent: list[dict[str, Any]]
+) -> None:
     send, end = async_to_sync(layer.send), time.perf_counter() + seconds
     while len(samples) < messages and time.perf_counter() < end:
+        message = _numbered(MESSAGE)
         start = time.perf_counter()
-        send("from-sync", MESSAGE)
+        send(_normal("from-sync"), message)
         samples.append(time.perf_counter() - start)
+        sent.append(message)
+
+
+def _normal(name: str) -> str:
+    """A channel of this process alone: pubsub knows no prefix for normal channels, and one server has two contenders."""
+    return f"{name}-{os.getpid()}"
+
+
+def _numbered(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "number": next(_numbers)}
+
+
+def _check(received: dict[str, Any], sent: dict[str, Any]) -> None:
+    if received["number"] != sent["number"]:
+        raise RuntimeError(f"Message {sent['number']} was sent, and message {received['number']} has arrived.")
 
 
 async def _timed(messages: int, seconds: float, trip: Callable[[], Awaitable[float]]) -> list[float]:
@@ -102,22 +125,27 @@ async def _timed(messages: int, seconds: float, trip: Callable[[], Awaitable[flo
 
 
 async def _exchange(layer: Any, channel: str, message: dict[str, Any]) -> float:
+    sent = _numbered(message)
     start = time.perf_counter()
-    await layer.send(channel, message)
-    await layer.receive(channel)
-    return time.perf_counter() - start
+    await layer.send(channel, sent)
+    received = await layer.receive(channel)
+    took = time.perf_counter() - start
+    _check(received, sent)
+    return took
 
 
 async def _handed_over(layer: Any, channel: str) -> float:
-    async def receive() -> float:
-        await layer.receive(channel)
-        return time.perf_counter()
+    async def receive() -> tuple[float, dict[str, Any]]:
+        message = await layer.receive(channel)
+        return time.perf_counter(), message
 
-    receiving = asyncio.ensure_future(receive())
+    sent, receiving = _numbered(MESSAGE), asyncio.ensure_future(receive())
     await asyncio.sleep(SETTLED)
     start = time.perf_counter()
-    await layer.send(channel, MESSAGE)
-    return await receiving - start
+    await layer.send(channel, sent)
+    end, received = await receiving
+    _check(received, sent)
+    return end - start
 
 
 async def _spent(doing: Awaitable[None]) -> float:

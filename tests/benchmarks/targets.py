@@ -1,0 +1,148 @@
+"""What is to be reached, as ratios of figures of one run, and whether it was."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tests.benchmarks import names
+from tests.benchmarks.contenders import Missing
+from tests.benchmarks.results import Result
+from tests.benchmarks.table import shown
+
+Measured = dict[tuple[str, str, float | None], Result]
+
+
+class Figure(NamedTuple):
+    """A quantile of a contender's work."""
+
+    work: str
+    contender: str = names.APSW
+    size: float | None = None
+    quantile: float = names.P50
+    each: bool = False
+    """Divided by the size: what each member costs."""
+
+    def of(self, measured: Measured) -> float:
+        """Its value; KeyError where it was not measured."""
+        result = measured[self.work, self.contender, self.size]
+        if not result.rounds:
+            raise KeyError(self)
+        value = result.quantile(self.quantile)
+        return value / self.size if self.each and self.size else value
+
+    def value(self, measured: Measured) -> str:
+        """Its value for a reader."""
+        return shown(self.of(measured), measured[self.work, self.contender, self.size].unit)
+
+
+class Target(NamedTuple):
+    """A line of the issue's table: a figure of ours, beside another one or by itself."""
+
+    title: str
+    ours: Figure
+    wanted: float
+    beside: Figure | None = None
+    at_least: bool = False
+    """The ratio says how many times as good as the other one we are; otherwise how many times as much ours costs."""
+
+    def ratio(self, measured: Measured) -> float:
+        """What ``wanted`` is compared with. KeyError where a figure was not measured."""
+        ours = self.ours.of(measured)
+        if self.beside is None:
+            return ours
+        other = self.beside.of(measured)
+        costs = measured[self.ours.work, self.ours.contender, self.ours.size].unit != "1/s"
+        above, below = (other, ours) if self.at_least and costs else (ours, other)
+        return above / below
+
+
+def _beside(title: str, work: str, others: Sequence[str], wanted: float, *, size: float | None = None, **more: object):
+    """The same wish beside each of the others."""
+    quantile = more.pop("quantile", names.P50)
+    return [
+        Target(f"{title}, beside {other}", Figure(work, size=size, quantile=quantile), wanted,
+               Figure(work, other, size, quantile), **more)
+        for other in others
+    ]
+
+
+LEAST = {"at_least": True}
+THOUSAND, MILLION = 1_000, 1_000_000
+TARGETS = [
+    *_beside(names.SEQUENTIAL, names.SEQUENTIAL, names.REDIS_CORE, 20, **LEAST),
+    *_beside(names.SEQUENTIAL, names.SEQUENTIAL, (names.RAW,), 0.6, **LEAST),
+    *_beside(names.SPECIFIC, names.SPECIFIC, (names.MEMORY,), 1.5),
+    *_beside(names.CONCURRENT, names.CONCURRENT, (names.MEMORY,), 0.8, **LEAST),
+    *_beside(names.CONCURRENT, names.CONCURRENT, names.REDIS_PUBSUB, 10, **LEAST),
+    *(
+        target
+        for work, until in ((names.RETURNS, "until it returns"), (names.ALL_HAVE_IT, "until all have it"))
+        for others, wanted in ((names.REDIS_PUBSUB, 10), (names.REDIS_CORE, 40))
+        for target in _beside(f"group_send to 1 000, {until}", work, others, wanted, size=THOUSAND, **LEAST)
+    ),
+    *_beside("deliveries in that group", names.DELIVERIES, names.REDIS_PUBSUB, 3, size=THOUSAND, **LEAST),
+    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6),
+    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2),
+    *_beside(f"{names.ROUND_TRIP}, p99", names.ROUND_TRIP, names.REDIS_PUBSUB, 1, quantile=names.P99),
+    Target("idle, 1 000 waiting receivers: cores", Figure(names.IDLE_PROCESSOR), 0.001),
+    *_beside(names.IDLE_MEMORY, names.IDLE_MEMORY, (names.MEMORY,), 1),
+    Target(
+        "4 processes writing at once, beside one alone",
+        Figure(names.WRITERS_THROUGHPUT, size=4),
+        0.8,
+        Figure(names.WRITERS_THROUGHPUT, size=1),
+        at_least=True,
+    ),
+    Target("4 processes writing at once: worst wait, s", Figure(names.WRITERS_WAIT, size=4, quantile=names.WORST), 0.05),
+    Target("4 processes writing at once: errors", Figure(names.WRITERS_ERRORS, size=4, quantile=names.WORST), 0),
+    *(
+        Target(
+            f"{work}, 1 000 000 rows pending elsewhere, beside none", Figure(work, size=MILLION), 1.3, Figure(work, size=0)
+        )
+        for work in (names.BACKLOG_SEND, names.BACKLOG_CLAIM)
+    ),
+    *(
+        Target(
+            f"{work}: cost of each of 10 000 members, beside {size:,}".replace(",", " "),
+            Figure(work, size=10_000, each=True),
+            1.1,  # the cost does not grow; a tenth is this measurement's noise
+            Figure(work, size=size, each=True),
+        )
+        for work in (names.RETURNS, names.ALL_HAVE_IT)
+        for size in (10, 100, THOUSAND)
+    ),
+]
+
+
+def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[str]:
+    """The table of all targets, in Markdown, as lines."""
+    measured = {(result.work, result.contender, result.size): result for result in results}
+    reasons = {one.name: one.reason for one in missing}
+    yield "| to reach | wanted | measured | |"
+    yield "|---|---|---|---|"
+    for target in TARGETS:
+        wanted = f"at {'least' if target.at_least else 'most'} {target.wanted:g}"
+        try:
+            ratio = target.ratio(measured)
+        except KeyError:
+            yield f"| {target.title} | {wanted} | - | not measured: {_why(target, measured, reasons)} |"
+            continue
+        reached = ratio >= target.wanted if target.at_least else ratio <= target.wanted
+        yield f"| {target.title} | {wanted} | {_said(target, measured, ratio)} | {'reached' if reached else 'missed'} |"
+
+
+def _said(target: Target, measured: Measured, ratio: float) -> str:
+    if target.beside is None:
+        return target.ours.value(measured)
+    return f"{ratio:.3g} ({target.ours.value(measured)} beside {target.beside.value(measured)})"
+
+
+def _why(target: Target, measured: Measured, reasons: dict[str, str]) -> str:
+    for figure in (target.ours, target.beside):
+        if figure is None:
+            continue
+        if figure.contender in reasons:
+            return reasons[figure.contender]
+        result = measured.get((figure.work, figure.contender, figure.size))
+        if result is not None and not result.rounds:
+            return result.reason
+    return "not part of this run"
