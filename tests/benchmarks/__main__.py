@@ -56,9 +56,8 @@ def _print(machine: str, command: str, measured: dict[str, list[Result]], missin
     print(f"{machine}: `{command.strip()}`\n\n{table.CAPTION}\n")
     for part, results in measured.items():
         print("\n".join(table.tables(part, results)))
-    print("\n".join(table.absent(missing)))
-    print()
-    print("\n".join(targets.verdicts([result for part in measured.values() for result in part], missing)))
+    results = [result for part in measured.values() for result in part]
+    print("\n".join([*table.absent(missing), "", *targets.verdicts(results, missing), "", *targets.growth(results)]))
 
 
 def _write(path: str, about: dict[str, str], measured: dict[str, list[Result]], missing: list[Missing]) -> None:

@@ -19,7 +19,8 @@ WORKS = {
     4: (names.RETURNS_4, names.ALL_HAVE_IT_4, names.DELIVERIES_4),
 }
 UNITS = ("s", "s", "1/s")
-TOO_LONG = 5.0  # seconds of a round; who takes longer is measured once at that size and at no larger one
+SLOW = 1.0  # seconds of a round; who takes longer is measured at no larger size, where it would be ten times that
+TOO_LONG = 5.0  # seconds of a round; who takes longer is measured only once at that size, too
 
 
 async def measure(contenders: Sequence[Contender], folder: str, effort: Effort) -> list[Result]:
@@ -50,7 +51,7 @@ async def _size(sheet: Sheet, crews: dict[Contender, list[Member]], size: int, e
                 await party.round(number, warm_up=not number)
     for contender, party in parties.items():
         await party.leave()
-        if party.over:
+        if party.over or party.last:
             del crews[contender]
 
 
@@ -64,6 +65,8 @@ class Party:
         works = zip(WORKS[len(crew)], UNITS, strict=True)
         self._results = [sheet.result(work, contender, unit, size) for work, unit in works]
         self.over = False
+        self.last = size >= max(SIZES)
+        """Whether larger groups are not to be measured."""
 
     async def join(self) -> None:
         """Spread the members evenly over the processes."""
@@ -81,9 +84,7 @@ class Party:
         heard = await self._all(member.work("groups.heard") for member in self._crew)
         if self.over:
             return
-        took = time.monotonic() - begun
-        if warm_up and took > TOO_LONG:
-            self._end(f"one round only, which took {took:.1f} s; larger groups not measured")
+        self._judge(time.monotonic() - begun, warm_up=warm_up)
         if not warm_up or self.over:
             start, returned = sent[0]
             all_have_it = max(heard) - start
@@ -91,6 +92,15 @@ class Party:
                 self._results, (returned - start, all_have_it, self._size / all_have_it), strict=True
             ):
                 result.rounds.append([sample])
+
+    def _judge(self, took: float, *, warm_up: bool) -> None:
+        if not warm_up:
+            return
+        if took > TOO_LONG:
+            self._end(f"one round only, which took {took:.1f} s")
+        elif took > SLOW and not self.last:
+            self.last = True
+            self._note(f"a round took {took:.1f} s; larger groups not measured")
 
     async def leave(self) -> None:
         """Empty the layer in all processes."""
@@ -115,5 +125,8 @@ class Party:
 
     def _end(self, reason: str) -> None:
         self.over = True
+        self._note(reason)
+
+    def _note(self, reason: str) -> None:
         for result in self._results:
             result.reason = reason

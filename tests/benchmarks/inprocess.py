@@ -1,8 +1,9 @@
 """A process that sends to itself, over all layers and the raw floor."""
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 from tests.benchmarks import names
 from tests.benchmarks.contenders import Contender
@@ -22,7 +23,7 @@ class Work(NamedTuple):
     function: str
     unit: str
     messages: int
-    arguments: dict[str, Any] = {}
+    arguments: Mapping[str, int] = MappingProxyType({})
 
 
 WORKS = (

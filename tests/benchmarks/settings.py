@@ -1,7 +1,7 @@
 """Django's settings for the children: all layers, and their databases in the folder that the environment names.
 
-The children with channels-lite 0.4.0 run on them too, in folders of their own. All layers have their own defaults, among
-them a capacity of 100, which is the same for all: no work has more than 100 messages pending on one channel.
+The children with channels-lite 0.4.0 run on them too, in folders of their own. All layers keep their defaults, among
+them the capacity, which is 100 with all: no work has more than 100 messages pending on one channel.
 """
 
 import os

@@ -20,9 +20,7 @@ class Sheet:
 
     def result(self, work: str, contender: Contender, unit: str, size: float | None = None) -> Result:
         """Where the samples belong; empty at first."""
-        return self._results.setdefault(
-            (work, contender.name, size), Result(work, contender.name, unit, size=size)
-        )
+        return self._results.setdefault((work, contender.name, size), Result(work, contender.name, unit, size=size))
 
     async def turn(self, result: Result, samples: Awaitable[list[float]], *, warm_up: bool) -> None:
         """Wait for the samples of one turn and add them, unless this round only warms up."""

@@ -51,7 +51,7 @@ def tables(part: str, results: Sequence[Result]) -> Iterator[str]:
         yield from _table(part, plain)
     for work in dict.fromkeys(result.work for result in results if result.size is not None):
         yield from _table(work, [result for result in results if result.work == work])
-    notes = dict.fromkeys((result.contender, _at(result), result.reason) for result in results if result.reason)
+    notes = dict.fromkeys((result.contender, _where(result), result.reason) for result in results if result.reason)
     for contender, where, reason in notes:
         yield f"- {contender}, {where}: {reason}"
     if notes:
@@ -64,8 +64,10 @@ def absent(missing: Iterable[Missing]) -> Iterator[str]:
         yield f"- not measured: {one.name}: {one.reason}"
 
 
-def _at(result: Result) -> str:
-    return result.work if result.size is None else f"{result.work}, {_number(result.size)}"
+def _where(result: Result) -> str:
+    """The work without which of its figures it is, and the size."""
+    work = result.work.partition(":")[0]
+    return work if result.size is None else f"{work}, {_number(result.size)}"
 
 
 def _table(title: str, results: Sequence[Result]) -> Iterator[str]:

@@ -31,8 +31,8 @@ async def send(layer: Any, group: str, number: int) -> tuple[float, float]:
 
 
 async def heard(layer: Any) -> float:
-    """When the last member of this process had the message."""
-    return max(await asyncio.gather(*_hearing))
+    """When the last member of this process had the message; 0 where it has no members."""
+    return max(await asyncio.gather(*_hearing), default=0.0)
 
 
 async def leave(layer: Any) -> None:

@@ -90,9 +90,7 @@ async def from_sync(layer: Any, messages: int, seconds: float) -> list[float]:
     return samples
 
 
-def _send_all(
-    layer: Any, messages: int, seconds: float, samples: list[float], sent: list[dict[str, Any]]
-) -> None:
+def _send_all(layer: Any, messages: int, seconds: float, samples: list[float], sent: list[dict[str, Any]]) -> None:
     send, end = async_to_sync(layer.send), time.perf_counter() + seconds
     while len(samples) < messages and time.perf_counter() < end:
         message = _numbered(MESSAGE)
@@ -103,7 +101,7 @@ def _send_all(
 
 
 def _normal(name: str) -> str:
-    """A channel of this process alone: pubsub knows no prefix for normal channels, and one server has two contenders."""
+    """A channel of this process alone: pubsub has no prefix for normal channels, and two contenders share a server."""
     return f"{name}-{os.getpid()}"
 
 
