@@ -42,14 +42,13 @@ async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespa
     await found.clean()
     try:
         module = importlib.import_module(f"tests.benchmarks.{part}")
-        results: list[Result] = await module.measure(
-            found.contenders, f"{folder}/{part}", Effort(options.rounds, options.share)
-        )
+        answers = await module.measure(found.contenders, f"{folder}/{part}", Effort(options.rounds, options.share))
     except Exception as error:
         traceback.print_exc()
         found.missing.append(Missing(f"the part {part}", f"failed: {type(error).__name__}: {error}".splitlines()[0]))
         return []
-    return results
+    found.missing += [answer for answer in answers if isinstance(answer, Missing)]
+    return [answer for answer in answers if isinstance(answer, Result)]
 
 
 def _print(machine: str, command: str, measured: dict[str, list[Result]], missing: list[Missing]) -> None:

@@ -126,7 +126,6 @@ TARGETS = [
 def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[str]:
     """The table of all targets, in Markdown, as lines."""
     measured = {(result.work, result.contender, result.size): result for result in results}
-    reasons = {one.name: one.reason for one in missing}
     yield "| to reach | wanted | measured | |"
     yield "|---|---|---|---|"
     for target in TARGETS:
@@ -134,7 +133,7 @@ def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[
         try:
             ratio = target.ratio(measured)
         except KeyError:
-            yield f"| {target.title} | {wanted} | - | not measured: {_why(target, measured, reasons)} |"
+            yield f"| {target.title} | {wanted} | - | not measured: {_why(target, measured, missing)} |"
             continue
         reached = ratio >= target.wanted if target.at_least else ratio <= target.wanted
         yield f"| {target.title} | {wanted} | {_said(target, measured, ratio)} | {'reached' if reached else 'missed'} |"
@@ -158,13 +157,18 @@ def _said(target: Target, measured: Measured, ratio: float) -> str:
     return f"{ratio:.3g} ({target.ours.value(measured)} beside {target.beside.value(measured)})"
 
 
-def _why(target: Target, measured: Measured, reasons: dict[str, str]) -> str:
-    for figure in (target.ours, target.beside):
-        if figure is None:
-            continue
-        if figure.contender in reasons:
-            return reasons[figure.contender]
+def _why(target: Target, measured: Measured, missing: Sequence[Missing]) -> str:
+    for figure in filter(None, (target.ours, target.beside)):
         result = measured.get((figure.work, figure.contender, figure.size))
         if result is not None and not result.rounds:
             return result.reason
+        for one in missing:
+            if result is None and one.name == figure.contender and _concerns(one, figure, measured):
+                return one.reason
     return "not part of this run"
+
+
+def _concerns(one: Missing, figure: Figure, measured: Measured) -> bool:
+    """Who takes part in the run is missing in one work only, with which the reason begins."""
+    takes_part = any(contender == one.name for _, contender, _ in measured)
+    return not takes_part or one.reason.startswith(figure.work.partition(":")[0])

@@ -66,6 +66,16 @@ def test_what_was_not_measured_says_why() -> None:
     assert verdict(title, [ours, failed])[-1] == "not measured: failed: ConnectionError"
 
 
+def test_who_failed_in_another_work_is_not_said_to_have_failed_in_this_one() -> None:
+    waits = Result(names.ROUND_TRIP, names.APSW, "s", [[0.001]])
+    other = Result(names.SPECIFIC, names.REDIS_PUBSUB_TCP, "s", [[0.001]])
+    missing = [Missing(names.REDIS_PUBSUB_TCP, f"{names.FLOOD}: TimeoutError")]
+    title = f"{names.ROUND_TRIP}, p50, beside {names.REDIS_PUBSUB_TCP}"
+    assert verdict(title, [waits, other], missing)[-1] == "not measured: not part of this run"
+    missing = [Missing(names.REDIS_PUBSUB_TCP, f"{names.ROUND_TRIP}: TimeoutError")]
+    assert verdict(title, [waits, other], missing)[-1] == f"not measured: {names.ROUND_TRIP}: TimeoutError"
+
+
 def test_a_table_has_a_ratio_beside_what_is_not_ours_and_notes_below() -> None:
     results = [
         Result(names.RETURNS, names.APSW, "s", [[0.002]], size=10),
