@@ -1,0 +1,172 @@
+"""From one process to another: each function is one side. They end by themselves, whatever the other side does."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.exceptions import ChannelFull
+
+PATIENCE = 10.0  # seconds beyond the allotted ones that a side waits for the other
+LINE = b"x" * 99 + b"\n"
+TEXT = "x" * 40  # makes a message, which names its reply channel too, about as long as LINE
+WINDOW = 100  # unacknowledged messages of a flood: the usual capacity of a channel
+BATCH = 50  # messages of a flood that one acknowledgement is for
+
+
+async def place(layer: Any, cores: list[int]) -> None:
+    """Let all threads of this process run on these cores only, and those that they start."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cores)
+
+
+async def name(layer: Any) -> str:
+    """A new process-specific channel of this process."""
+    channel: str = await layer.new_channel()
+    return channel
+
+
+async def trips(layer: Any, to: str, reply: str, most: int, seconds: float) -> list[float]:
+    """Seconds of each round trip to ``echo`` in another process."""
+
+    async def trip(last: bool) -> None:
+        await layer.send(to, {"type": "crossing.ping", "reply": reply, "text": TEXT, "last": last})
+        await layer.receive(reply)
+
+    return await asyncio.wait_for(_timed(trip, most, seconds), seconds + PATIENCE)
+
+
+async def echo(layer: Any, channel: str, seconds: float) -> None:
+    """Answer each message on the channel that it names, until the last."""
+
+    async def answer() -> None:
+        last = False
+        while not last:
+            message = await layer.receive(channel)
+            last = message["last"]
+            await layer.send(message["reply"], message)
+
+    await asyncio.wait_for(answer(), seconds + PATIENCE)
+
+
+async def _timed(trip: Callable[[bool], Awaitable[None]], most: int, seconds: float) -> list[float]:
+    """Make trips until there are so many or the time is over; each is told whether it is the last."""
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    last = False
+    while not last:
+        start = time.perf_counter()
+        last = start >= end or len(samples) == most - 1
+        await trip(last)
+        samples.append(time.perf_counter() - start)
+    return samples
+
+
+async def flood(layer: Any, to: str, reply: str, most: int, seconds: float) -> dict[str, float]:
+    """Send to ``drain`` in another process, never more than a window ahead of what it acknowledges.
+
+    Returns how many were sent, and the seconds until the last acknowledgement.
+    """
+    start = acknowledged = time.perf_counter()
+    sent = heard = 0
+    last = False
+    with contextlib.suppress(asyncio.TimeoutError):  # what is not acknowledged is lost
+        while not last or heard < sent:
+            while sent - heard >= WINDOW or last and heard < sent:
+                heard = (await asyncio.wait_for(layer.receive(reply), PATIENCE))["heard"]
+                acknowledged = time.perf_counter()
+            if not last:
+                last = sent == most - 1 or time.perf_counter() - start >= seconds
+                sent += 1
+                await _insist(layer, to, {"type": "crossing.flood", "text": TEXT, "number": sent, "last": last})
+    return {"sent": sent, "seconds": acknowledged - start}
+
+
+async def _insist(layer: Any, to: str, message: dict[str, Any]) -> None:
+    while True:
+        try:
+            return await layer.send(to, message)
+        except ChannelFull:
+            await asyncio.sleep(0.001)
+
+
+async def drain(layer: Any, channel: str, reply: str) -> int:
+    """Receive a flood, and acknowledge it batch by batch; how many came until the last, or until no more came."""
+    came = 0
+
+    async def take() -> None:
+        nonlocal came
+        heard, last = 0, False
+        while not last:
+            message = await layer.receive(channel)
+            came += 1
+            last = message["last"]
+            if last or message["number"] - heard >= BATCH:
+                heard = message["number"]
+                await layer.send(reply, {"type": "crossing.heard", "heard": heard})
+
+    taking = asyncio.ensure_future(take())
+    before = -1
+    while not taking.done() and came > before:
+        before = came
+        await asyncio.wait({taking}, timeout=PATIENCE)
+    if not taking.cancel():
+        taking.result()
+    return came
+
+
+async def socket_trips(layer: Any, path: str, most: int, seconds: float) -> list[float]:
+    """As ``trips``, but a line to ``socket_echo`` over a Unix socket and a line back; the layer is not used."""
+    reader, writer = await asyncio.open_unix_connection(path)
+
+    async def trip(last: bool) -> None:
+        writer.write(LINE)
+        await reader.readline()
+
+    try:
+        return await asyncio.wait_for(_timed(trip, most, seconds), seconds + PATIENCE)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def socket_serve(layer: Any, path: str) -> None:
+    """Listen on this Unix socket for ``socket_trips``, as long as the process lives."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    _servers.append(await asyncio.start_unix_server(serve, path))
+
+
+_servers: list[asyncio.AbstractServer] = []
+
+
+async def raw_trips(layer: Any, path: str, most: int, seconds: float) -> list[float]:
+    """What SQLite alone takes for a round trip: two autocommit INSERTs and two claims in this process, by apsw."""
+    import apsw
+
+    connection = apsw.Connection(path)
+    execute = connection.execute
+    execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL").fetchall()
+    execute("CREATE TABLE IF NOT EXISTS message (id INTEGER PRIMARY KEY, queue TEXT, payload BLOB)")
+    execute("CREATE INDEX IF NOT EXISTS message_queue ON message (queue, id)")
+
+    async def trip(last: bool) -> None:
+        for queue in "there", "back":
+            execute("INSERT INTO message (queue, payload) VALUES (?, ?)", (queue, LINE))
+            execute(
+                "DELETE FROM message WHERE id = (SELECT id FROM message WHERE queue = ? ORDER BY id LIMIT 1)"
+                " RETURNING payload",
+                (queue,),
+            ).fetchall()
+
+    try:
+        return await _timed(trip, most, seconds)
+    finally:
+        connection.close()
