@@ -75,7 +75,7 @@ async def flood(layer: Any, to: str, reply: str, most: int, seconds: float) -> d
     last = False
     with contextlib.suppress(asyncio.TimeoutError):  # what is not acknowledged is lost
         while not last or heard < sent:
-            while sent - heard >= WINDOW or last and heard < sent:
+            while sent - heard >= WINDOW or (last and heard < sent):
                 heard = (await asyncio.wait_for(layer.receive(reply), PATIENCE))["heard"]
                 acknowledged = time.perf_counter()
             if not last:

@@ -1,0 +1,155 @@
+"""Figures of what was measured, as PNG: how round trips spread, and what grows with members, writers and rows."""
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from tests.benchmarks.results import Result
+
+SPREAD = {
+    "cross-process round trip": "Round trip between processes",
+    "cross-process round trip, cores apart": "Round trip between two cores",
+    "send and receive, process-specific channel": "Send and receive, process-specific channel",
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")  # Okabe and Ito
+MARKERS = "osD^vPX*<>"
+DASHES = ("--", ":", "-.")
+
+Median = Callable[[Result], float]
+
+
+def draw(results: Sequence[Result], folder: str, ours: Collection[str] = ()) -> list[str]:
+    """Draw into PNG files in this folder: their paths. The contenders ``ours`` stand out; needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    sheets = {
+        "latency.png": [(title, _of(results, work), _spread) for work, title in SPREAD.items()],
+        "groups.png": [(work, _of(results, work), _members) for work in _sized(results, "group_send")],
+        "writers.png": [
+            ("Sends a second, all processes together", _of(results, "writers: throughput"), _throughput),
+            ("Longest wait of one send", _of(results, "writers: wait"), _longest),
+        ],
+        "backlog.png": [(work, _of(results, work), _rows) for work in _sized(results, "backlog")],
+    }
+    styles = _styles(results, ours)
+    return [
+        _sheet(os.path.join(folder, name), [panel for panel in panels if panel[1]], styles)
+        for name, panels in sheets.items()
+        if any(shown for _, shown, _ in panels)
+    ]
+
+
+def _of(results: Sequence[Result], work: str) -> list[Result]:
+    return [result for result in results if result.work == work]
+
+
+def _sized(results: Sequence[Result], begin: str) -> list[str]:
+    """Works whose names begin so and that were measured at several sizes, in the order of their first result."""
+    sizes: dict[str, set[float]] = {}
+    for result in results:
+        if result.work.startswith(begin) and result.unit == "s" and result.size is not None:
+            sizes.setdefault(result.work, set()).add(result.size)
+    return [work for work, several in sizes.items() if len(several) > 1]
+
+
+def _styles(results: Sequence[Result], ours: Collection[str]) -> dict[str, dict[str, Any]]:
+    """How each contender's line looks, the same in all figures: ours are thick and unbroken."""
+    names = sorted({result.contender: None for result in results}, key=lambda name: name not in ours)
+    return {
+        name: {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": "-" if name in ours else DASHES[number % len(DASHES)],
+            "linewidth": 2.8 if name in ours else 1.5,
+            "zorder": 3 if name in ours else 2,
+            "markersize": 6,
+        }
+        for number, name in enumerate(names)
+    }
+
+
+def _sheet(path: str, panels: Sequence[tuple[str, list[Result], Any]], styles: dict[str, dict[str, Any]]) -> str:
+    """One figure with its panels side by side, at most two in a row, and one legend below."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.4 * columns, 4.4 * rows + 0.9), dpi=120, layout="constrained")
+    lines: dict[str, Any] = {}
+    for number, (title, shown, kind) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.set_title(title)
+        axes.grid(visible=True, which="major", alpha=0.3)
+        kind(axes, shown, styles)
+        lines |= {line.get_label(): line for line in axes.get_lines()}
+    in_order = [name for name in styles if name in lines]
+    figure.legend(
+        [lines[name] for name in in_order], in_order, loc="outside lower center", ncols=2 * columns, frameon=False
+    )
+    figure.savefig(path)
+    return path
+
+
+def _spread(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:
+    """The share of samples that took no longer than so many microseconds."""
+    for result in shown:
+        samples = sorted(sample * 1e6 for one in result.rounds for sample in one)
+        shares = [(number + 1) / len(samples) for number in range(len(samples))]
+        axes.plot(
+            samples, shares, label=result.contender, **styles[result.contender], markevery=max(1, len(samples) // 8)
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("microseconds")
+    axes.set_ylabel("share of samples that took no longer")
+
+
+def _curves(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]], value: Median) -> None:
+    """A line for each contender over the sizes."""
+    for name in styles:
+        mine = sorted((r for r in shown if r.contender == name), key=lambda result: result.size or 0)
+        if mine:
+            axes.plot([result.size for result in mine], [value(r) for r in mine], label=name, **styles[name])
+
+
+def _ticks(axes: Any, shown: Sequence[Result]) -> None:
+    """A tick at each size that was measured, and only there."""
+    sizes = sorted({result.size or 0 for result in shown})
+    axes.set_xticks(sizes, [f"{size:,.0f}".replace(",", "\u202f") for size in sizes])
+    axes.minorticks_off()
+
+
+def _members(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:
+    _curves(axes, shown, styles, lambda result: result.quantile() * 1e3)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("members of the group")
+    axes.set_ylabel("milliseconds (median)")
+    _ticks(axes, shown)
+
+
+def _throughput(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:
+    _curves(axes, shown, styles, lambda result: result.quantile())
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("processes that write at once")
+    axes.set_ylabel("sends a second (median)")
+    _ticks(axes, shown)
+
+
+def _longest(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:
+    _curves(axes, shown, styles, lambda result: result.worst() * 1e3)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("processes that write at once")
+    axes.set_ylabel("milliseconds (worst of all rounds)")
+    _ticks(axes, shown)
+
+
+def _rows(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:
+    _curves(axes, shown, styles, lambda result: result.quantile() * 1e6)
+    axes.set_xscale("symlog", linthresh=1000)  # none at all is one of the sizes
+    axes.set_yscale("log")
+    axes.set_xlabel("rows pending elsewhere")
+    axes.set_ylabel("microseconds (median)")
+    _ticks(axes, shown)
