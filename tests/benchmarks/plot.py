@@ -82,7 +82,7 @@ def _sheet(path: str, panels: Sequence[tuple[str, list[Result], Any]], styles: d
         axes.set_title(title)
         axes.grid(visible=True, which="major", alpha=0.3)
         kind(axes, shown, styles)
-        lines |= {line.get_label(): line for line in axes.get_lines()}
+        lines |= {str(line.get_label()): line for line in axes.get_lines()}
     in_order = [name for name in styles if name in lines]
     figure.legend(
         [lines[name] for name in in_order], in_order, loc="outside lower center", ncols=2 * columns, frameon=False
