@@ -1,0 +1,119 @@
+"""Browsers in one room of the example chat: real WebSocket clients, in a process that has no other use for its layer.
+
+All times are those of ``time.perf_counter()``, a clock that the processes of one machine have in common.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from urllib.parse import urlencode
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+OPENING = 60  # seconds that coming in may take while the room is told about others
+QUIET = 1.0  # seconds without an event after which everybody knows about everybody
+PATIENCE = 5.0  # seconds: what has not arrived by then is lost
+
+
+class Crowd:
+    """The browsers of this process, and what they heard."""
+
+    def __init__(self) -> None:
+        self.browsers: list[ClientConnection] = []
+        self.heard: dict[str, list[float]] = {}
+        """When browsers heard a text: one time for each of them."""
+        self.last_event = 0.0
+        self._everybody: dict[str, asyncio.Future[None]] = {}
+        self._listeners: list[asyncio.Task[None]] = []
+        self._said = 0
+
+    async def enter(self, origin: str, room: str, name: str) -> None:
+        """One more browser, in the room as soon as this returns."""
+        url = f"{origin.replace('http', 'ws', 1)}/ws?{urlencode({'room': room, 'name': name})}"
+        browser = await connect(url, origin=origin, open_timeout=OPENING, close_timeout=1)
+        welcome = json.loads(await asyncio.wait_for(browser.recv(), OPENING))
+        assert welcome["type"] == "welcome", welcome
+        self.browsers.append(browser)
+        self._listeners.append(asyncio.ensure_future(self._listen(browser)))
+
+    async def _listen(self, browser: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):  # what it misses from now on is lost, and counted
+            async for event in browser:
+                self.last_event = now = time.perf_counter()
+                heard = json.loads(event)
+                if heard["type"] == "said":
+                    self._hear(heard["text"], now)
+
+    def _hear(self, text: str, now: float) -> None:
+        times = self.heard.setdefault(text, [])
+        times.append(now)
+        if len(times) == len(self.browsers) and text in self._everybody:
+            self._everybody.pop(text).set_result(None)
+
+    async def say(self, number: int, text: str) -> float:
+        """Let one of the browsers speak: when it did."""
+        self._said += 1
+        start = time.perf_counter()
+        await self.browsers[number].send(json.dumps({"type": "say", "id": self._said, "text": text}))
+        return start
+
+    async def hear(self, text: str) -> list[float]:
+        """When the browsers heard this, as soon as all of them have or patience ends."""
+        if len(self.heard.get(text, ())) < len(self.browsers):
+            self._everybody[text] = everybody = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(everybody, PATIENCE)
+            self._everybody.pop(text, None)
+        return self.heard.get(text, [])
+
+
+_crowd = Crowd()
+
+
+async def enter(layer, origin, room, names):
+    """Bring browsers into a room, one after the other."""
+    for name in names:
+        await _crowd.enter(origin, room, name)
+
+
+async def calm(layer):
+    """Wait until nothing has happened in the room for a while."""
+    while (left := _crowd.last_event + QUIET - time.perf_counter()) > 0:
+        await asyncio.sleep(left)
+
+
+async def say(layer, text):
+    """Let the first browser speak: when it did, and when each browser of this process heard it."""
+    said = await _crowd.say(0, text)
+    return [said, *await _crowd.hear(text)]
+
+
+async def hear(layer, text):
+    """When each browser of this process heard what one of another process says."""
+    return await _crowd.hear(text)
+
+
+async def talk(layer, texts, others):
+    """Let one browser for each list of texts say them, each when all of this process have heard the one before.
+
+    When that began, when the last of these texts and of those that other processes say was heard, and how many
+    times one was heard.
+    """
+    start = time.perf_counter()
+    await asyncio.gather(*(_speak(number, lines) for number, lines in enumerate(texts)))
+    await asyncio.gather(*(_crowd.hear(text) for text in others))
+    times = [moment for text in [*sum(texts, []), *others] for moment in _crowd.heard.get(text, [])]
+    return {"start": start, "end": max(times, default=start), "heard": len(times)}
+
+
+async def _speak(number: int, texts: list[str]) -> None:
+    for text in texts:
+        await _crowd.say(number, text)
+        await _crowd.hear(text)
+
+
+async def wrong(layer, texts):
+    """How many times one of these texts was not heard by a browser, or was heard twice; they are forgotten then."""
+    return sum(abs(len(_crowd.heard.pop(text, [])) - len(_crowd.browsers)) for text in texts)
