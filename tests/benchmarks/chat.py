@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tests.benchmarks.contenders import Contender, Missing
@@ -87,17 +88,18 @@ async def _chat(contender: Contender, folder: str) -> AsyncIterator[str]:
     os.makedirs(folder, exist_ok=True)
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
-    with open(f"{folder}/chat.log", "wb") as log:
+    log = Path(folder, "chat.log")
+    with log.open("wb") as output:  # noqa: ASYNC230 # a temporary file does not hold up the loop
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "manage.py", "chat", "--port", str(port), "--workers", str(WORKERS)),
             cwd=ROOT / "examples" / "chat",
             env=_environment(contender, folder),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
         )
     try:
-        await _started(process, log.name)
+        await _started(process, log)
         yield f"http://{HOST}:{port}"
     finally:
         await _end(process)
@@ -111,9 +113,9 @@ def _environment(contender: Contender, folder: str) -> dict[str, str]:
     return variables | {"CHANNELS_LITE_BENCHMARK_CHAT": contender.layer}
 
 
-async def _started(process: asyncio.subprocess.Process, log: str) -> None:
+async def _started(process: asyncio.subprocess.Process, log: Path) -> None:
     deadline = time.monotonic() + PATIENCE
-    while "The chat is at" not in (printed := Path(log).read_text(errors="replace")):
+    while "The chat is at" not in (printed := log.read_text(errors="replace")):
         if process.returncode is not None or time.monotonic() > deadline:
             raise WorkFailed(f"The chat does not start. {printed}")
         await asyncio.sleep(0.05)
@@ -136,19 +138,23 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _round(turns: Turns, contender: Contender, crowds: list[Member], name: str, effort: Effort) -> None:
     if turns.out(WORK, contender):
         return
-    single = [f"{name} {number}" for number in range(effort.of(MESSAGES))]
-    lines = range(effort.of(LINES))
-    talk = [[[f"{name} {crowd} {one} {n}" for n in lines] for one in range(SPEAKERS)] for crowd in range(CROWDS)]
+    texts = [f"{name} {number}" for number in range(effort.of(MESSAGES))]
+    lines = [
+        [[f"{name} {crowd} {one} {number}" for number in range(effort.of(LINES))] for one in range(SPEAKERS)]
+        for crowd in range(CROWDS)
+    ]
     try:
-        each, last = await _say(crowds, single)
-        rate = await _talk(crowds, talk)
-        texts = single + [text for crowd in talk for speaker in crowd for text in speaker]
-        wrong = await together(*(crowd.work("browsers.wrong", texts=texts) for crowd in crowds))
+        each, last = await _say(crowds, texts)
+        rate = await _talk(crowds, lines)
+        said = [*texts, *(text for crowd in lines for speaker in crowd for text in speaker)]
+        wrong = await together(*(crowd.work("browsers.wrong", texts=said) for crowd in crowds))
     except WorkFailed as error:
         turns.fail(WORK, contender, error)
         return
-    for work, unit, samples in ((ONE, "s", each), (ALL, "s", last), (RATE, "1/s", [rate]), (WRONG, "errors", wrong)):
-        turns.add(work, contender, unit, [sum(samples)] if work == WRONG else samples)
+    turns.add(ONE, contender, "s", each)
+    turns.add(ALL, contender, "s", last)
+    turns.add(RATE, contender, "1/s", [rate])
+    turns.add(WRONG, contender, "errors", [sum(wrong)])
 
 
 async def _say(crowds: list[Member], texts: list[str]) -> tuple[list[float], list[float]]:
@@ -158,7 +164,7 @@ async def _say(crowds: list[Member], texts: list[str]) -> tuple[list[float], lis
     for text in texts:
         others = (crowd.work("browsers.hear", text=text) for crowd in crowds[1:])
         (said, *times), *more = await together(crowds[0].work("browsers.say", text=text), *others)
-        delays = [moment - said for moment in times + sum(more, [])]
+        delays = [moment - said for moment in chain(times, *more)]
         each += delays
         if len(delays) == CLIENTS:
             last.append(max(delays))
@@ -167,15 +173,10 @@ async def _say(crowds: list[Member], texts: list[str]) -> tuple[list[float], lis
     return each, last
 
 
-async def _talk(crowds: list[Member], talk: list[list[list[str]]]) -> float:
+async def _talk(crowds: list[Member], lines: list[list[list[str]]]) -> float:
     """Deliveries a second while several clients talk at the same time."""
-    flat = [[text for speaker in speakers for text in speaker] for speakers in talk]
-    done = await together(
-        *(
-            crowd.work("browsers.talk", texts=talk[i], others=[t for j, texts in enumerate(flat) if j != i for t in texts])
-            for i, crowd in enumerate(crowds)
-        )
-    )
+    works = (member.work("browsers.talk", lines=lines, crowd=crowd) for crowd, member in enumerate(crowds))
+    done = await together(*works)
     seconds = max(one["end"] for one in done) - min(one["start"] for one in done)
     delivered: float = sum(one["heard"] for one in done) / seconds
     return delivered

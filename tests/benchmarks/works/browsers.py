@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import time
+from itertools import chain
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -24,7 +25,8 @@ class Crowd:
         self.browsers: list[ClientConnection] = []
         self.heard: dict[str, list[float]] = {}
         """When browsers heard a text: one time for each of them."""
-        self.last_event = 0.0
+        self.event = asyncio.Event()
+        """Set whenever one of them is told something."""
         self._everybody: dict[str, asyncio.Future[None]] = {}
         self._listeners: list[asyncio.Task[None]] = []
         self._said = 0
@@ -41,7 +43,8 @@ class Crowd:
     async def _listen(self, browser: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):  # what it misses from now on is lost, and counted
             async for event in browser:
-                self.last_event = now = time.perf_counter()
+                now = time.perf_counter()
+                self.event.set()
                 heard = json.loads(event)
                 if heard["type"] == "said":
                     self._hear(heard["text"], now)
@@ -80,8 +83,10 @@ async def enter(layer, origin, room, names):
 
 async def calm(layer):
     """Wait until nothing has happened in the room for a while."""
-    while (left := _crowd.last_event + QUIET - time.perf_counter()) > 0:
-        await asyncio.sleep(left)
+    with contextlib.suppress(asyncio.TimeoutError):
+        while True:
+            _crowd.event.clear()
+            await asyncio.wait_for(_crowd.event.wait(), QUIET)
 
 
 async def say(layer, text):
@@ -95,16 +100,16 @@ async def hear(layer, text):
     return await _crowd.hear(text)
 
 
-async def talk(layer, texts, others):
-    """Let one browser for each list of texts say them, each when all of this process have heard the one before.
+async def talk(layer, lines, crowd):
+    """Let browsers speak: ``lines`` has for each process, of which this is number ``crowd``, a list for each speaker.
 
-    When that began, when the last of these texts and of those that other processes say was heard, and how many
-    times one was heard.
+    A speaker goes on when all of its process have heard the line. When that began here, when the last line of all
+    processes was heard, and how many times one was heard.
     """
     start = time.perf_counter()
-    await asyncio.gather(*(_speak(number, lines) for number, lines in enumerate(texts)))
-    await asyncio.gather(*(_crowd.hear(text) for text in others))
-    times = [moment for text in [*sum(texts, []), *others] for moment in _crowd.heard.get(text, [])]
+    await asyncio.gather(*(_speak(number, texts) for number, texts in enumerate(lines[crowd])))
+    heard = await asyncio.gather(*(_crowd.hear(text) for speakers in lines for texts in speakers for text in texts))
+    times = list(chain(*heard))
     return {"start": start, "end": max(times, default=start), "heard": len(times)}
 
 
