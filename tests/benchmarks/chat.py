@@ -74,7 +74,7 @@ async def _crowds(contender: Contender, folder: str) -> AsyncIterator[list[Membe
         await together(
             *(
                 # Contenders with the same Redis meet where their rooms have the same name.
-                crowd.work("browsers.enter", origin=origin, room=contender.name, names=mine)
+                crowd.work("browsers.enter", origin=origin, room=contender.name, names=mine, most=len(mine) // WORKERS)
                 for crowd, mine in zip(crowds, names, strict=True)
             )
         )

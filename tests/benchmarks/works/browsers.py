@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from itertools import chain
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 OPENING = 60  # seconds that coming in may take while the room is told about others
+TRIES = 100  # connections made for one browser, until it meets a worker that serves fewer than the others
 QUIET = 1.0  # seconds without an event after which everybody knows about everybody
 PATIENCE = 5.0  # seconds: what has not arrived by then is lost
 
@@ -29,19 +31,25 @@ class Crowd:
         """Set whenever one of them is told something."""
         self._everybody: dict[str, asyncio.Future[None]] = {}
         self._listeners: list[asyncio.Task[None]] = []
+        self._served: Counter[int] = Counter()  # browsers by worker
         self._said = 0
 
-    async def enter(self, origin: str, room: str, name: str) -> None:
-        """One more browser, in the room as soon as this returns."""
+    async def enter(self, origin: str, room: str, name: str, most: int) -> bool:
+        """One more browser, in the room as soon as this returns; False where its worker serves as many already."""
         url = f"{origin.replace('http', 'ws', 1)}/ws?{urlencode({'room': room, 'name': name})}"
         browser = await connect(url, origin=origin, open_timeout=OPENING, close_timeout=1)
         welcome = json.loads(await asyncio.wait_for(browser.recv(), OPENING))
         assert welcome["type"] == "welcome", welcome
+        if self._served[welcome["process"]] >= most:
+            await browser.close()
+            return False
+        self._served[welcome["process"]] += 1
         self.browsers.append(browser)
         self._listeners.append(asyncio.ensure_future(self._listen(browser)))
+        return True
 
     async def _listen(self, browser: ClientConnection) -> None:
-        with contextlib.suppress(ConnectionClosed):  # what it misses from now on is lost, and counted
+        with contextlib.suppress(ConnectionClosed):  # hear() says so
             async for event in browser:
                 now = time.perf_counter()
                 self.event.set()
@@ -63,7 +71,8 @@ class Crowd:
         return start
 
     async def hear(self, text: str) -> list[float]:
-        """When the browsers heard this, as soon as all of them have or patience ends."""
+        """When the browsers heard this, as soon as all of them have or patience ends. AssertionError if one is gone."""
+        assert not any(listener.done() for listener in self._listeners), "A browser's connection has been closed."
         if len(self.heard.get(text, ())) < len(self.browsers):
             self._everybody[text] = everybody = asyncio.get_running_loop().create_future()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -75,10 +84,14 @@ class Crowd:
 _crowd = Crowd()
 
 
-async def enter(layer, origin, room, names):
-    """Bring browsers into a room, one after the other."""
+async def enter(layer, origin, room, names, most):
+    """Bring browsers into a room, one after the other, at most so many of them at any worker."""
     for name in names:
-        await _crowd.enter(origin, room, name)
+        for _ in range(TRIES):
+            if await _crowd.enter(origin, room, name, most):
+                break
+        else:
+            raise RuntimeError(f"One of the workers is not reached in {TRIES} tries.")
 
 
 async def calm(layer):
