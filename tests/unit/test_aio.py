@@ -43,10 +43,11 @@ def commits(layer: AIOSQLiteChannelLayer) -> Callable[[], int]:
     return since_the_last_call
 
 
-async def test_each_call_is_one_transaction(layer: AIOSQLiteChannelLayer, commits: Any) -> None:
+async def test_each_call_is_one_transaction(layer: AIOSQLiteChannelLayer, make_layer: MakeLayer, commits: Any) -> None:
     """send, group_add, group_send to a thousand members, and a claim of many messages commit once each."""
     await commits.prepare()
-    channels = [await layer.new_channel() for _ in range(1000)]
+    other = make_layer()
+    channels = [await other.new_channel() for _ in range(1000)]
     for channel in channels:
         await layer.group_add("group", channel)
     assert commits() == 1000
@@ -55,16 +56,16 @@ async def test_each_call_is_one_transaction(layer: AIOSQLiteChannelLayer, commit
     for _ in range(5):
         await layer.send(channels[0], {"type": "x"})
     assert commits() == 5
-    await layer.receive(channels[0])
+    await other.receive(channels[0])
     assert commits() == 1
-    await asyncio.gather(*map(layer.receive, channels[1:]))
+    await asyncio.gather(*map(other.receive, channels[1:]))
     assert commits() == 0
 
 
 async def test_a_group_has_one_row_for_each_process(make_layer: MakeLayer, path: str) -> None:
     """The row names its targets; a normal channel has a row of its own; nobody else is in them."""
-    layer, other = make_layer(), make_layer()
-    for maker, number in ((layer, 500), (other, 3)):
+    layer, other, third = make_layer(), make_layer(), make_layer()
+    for maker, number in ((other, 500), (third, 3)):
         for _ in range(number):
             await layer.group_add("group", await maker.new_channel())
     await layer.group_add("group", "normal")
@@ -114,11 +115,11 @@ async def test_threads(layer: AIOSQLiteChannelLayer, threads: dict[str, set[thre
     assert here not in threads["connect"] | threads["close"]
 
 
-async def test_targets_that_are_no_text(layer: AIOSQLiteChannelLayer, path: str) -> None:
+async def test_targets_that_are_no_text(layer: AIOSQLiteChannelLayer, make_layer: MakeLayer, path: str) -> None:
     """A stranger's row whose targets are not even UTF-8 is skipped, and harms none of the messages claimed with it."""
-    channel = await layer.new_channel()
+    channel, other = await layer.new_channel(), make_layer()
     for number in range(10):
-        await layer.send(channel, {"type": "x", "number": number})
+        await other.send(channel, {"type": "x", "number": number})
     stranger = apsw.Connection(path)
     stranger.execute(
         "INSERT INTO channels_lite_message (prefix, queue, targets, payload, expires_at) "
@@ -159,13 +160,15 @@ async def test_flush_by_another_layer(make_layer: MakeLayer) -> None:
     layer, other, apart = make_layer(), make_layer(), make_layer(prefix="apart")
     for one in (layer, apart):
         slow, quick = await one.new_channel(), await one.new_channel()
-        await one.send(slow, {"type": "parked"})
-        await one.send(quick, {"type": "x"})
+        sender = make_layer(prefix=one.options.prefix)
+        await sender.send(slow, {"type": "claimed"})
+        await sender.send(quick, {"type": "x"})
         await one.receive(quick)
-        assert one._mailboxes.parked(slow) == 1
+        await one.send(slow, {"type": "handed over"})
+        assert len(one._mailboxes._parked[slow]) == 2
     await other.flush()
-    assert not layer._mailboxes.oldest()
-    assert apart._mailboxes.oldest()
+    assert not layer._mailboxes._parked
+    assert apart._mailboxes._parked
 
 
 async def test_opening_again_and_again(layer: AIOSQLiteChannelLayer) -> None:

@@ -325,11 +325,11 @@ async def test_flush_and_cleaning_meet_the_deadline(hasty: AIOSQLiteChannelLayer
 
 @pytest.mark.parametrize("specific", [False, True], ids=["normal", "process-specific"])
 async def test_receiver_at_a_locked_database(
-    hasty: AIOSQLiteChannelLayer, locker: Locker, heart: Heart, specific: bool
+    hasty: AIOSQLiteChannelLayer, make_layer: MakeLayer, locker: Locker, heart: Heart, specific: bool
 ) -> None:
     """A receiver that cannot claim because of a lock goes on trying past every deadline, and blocks nobody."""
     channel = await hasty.new_channel() if specific else "x"
-    await hasty.send(channel, {"type": "x"})
+    await make_layer().send(channel, {"type": "x"})
     locker.lock()
     receiving = asyncio.create_task(hasty.receive(channel))
     await heart.beat(200)

@@ -444,6 +444,42 @@ def test_group_send_is_one_statement_and_one_row_a_process(run: Run) -> None:
     assert "TEMP B-TREE" not in plan(run, sql, parameters)
 
 
+def test_group_send_without_some_queues(run: Run) -> None:
+    """The queues that the caller serves by himself get no row; the others do."""
+    join(run, "room", "chat", "zone.one!a", "zone.other!b")
+    store.group_send(run, "", "room", b"payload", 0, TTL, ["zone.one!", "none!"])
+    assert run("SELECT queue FROM channels_lite_message ORDER BY queue") == [("chat",), ("zone.other!",)]
+
+
+def test_members(run: Run) -> None:
+    """The live members of each queue that is asked for, and whether there are any in other queues."""
+    join(run, "room", "zone.one!a", "zone.one!b", "zone.other!c")
+    join(run, "elsewhere", "chat")
+    names = ["zone.one!", "zone.other!", "zone.third!"]
+    here, elsewhere = store.members(run, "", "room", names)
+    assert {queue: sorted(channels) for queue, channels in here.items()} == {
+        "zone.one!": ["zone.one!a", "zone.one!b"],
+        "zone.other!": ["zone.other!c"],
+    }
+    assert not elsewhere
+    for queues in (["zone.one!"], ["zone.other!"], []):
+        assert store.members(run, "", "room", queues)[1]
+    run("UPDATE channels_lite_membership SET expires_at = 0 WHERE local IN ('b', 'c')")
+    assert store.members(run, "", "room", names)[0] == {"zone.one!": ["zone.one!a"]}
+    assert store.members(run, "", "nobody", names) == ({}, False)
+    assert store.members(run, "other", "room", names) == ({}, False)
+
+
+def test_members_step_from_queue_to_queue(run: Run) -> None:
+    """Looking for a group's queues does not walk its members: a search by index for each."""
+    join(run, "room", "zone.client!a")
+    statements = recorded(run, store.members, "", "room", ["zone.client!"])
+    assert len(statements) == 3
+    for sql, parameters in statements:
+        assert "SCAN channels_lite_membership" not in plan(run, sql, parameters)
+        assert "TEMP B-TREE" not in plan(run, sql, parameters)
+
+
 # The run-time statements.
 
 
@@ -456,8 +492,8 @@ def use_every_function(run: Run) -> None:
     assert store.queues(run, [2, 3, 99]) == [("", "chat"), ("", "zone.client!")]
     for names in (["chat", "none"], ["chat", "none", *map(str, range(store.FEW))]):
         assert store.pending(run, "", names, 1) == {name: int(name == "chat") for name in names}
-    assert [store.is_live(run, expiry) for expiry in (0, FAR)] == [False, True]
-    assert store.expired(run, {"past": 0, "future": FAR}) == ["past"]
+    assert [store.has_live(run, "", name) for name in ("chat", "none")] == [True, False]
+    assert store.members(run, "", "room", ["zone.client!"]) == ({"zone.client!": ["zone.client!a"]}, True)
     assert store.data_version(run) > 0
     assert [row.targets for row in store.claim_queue(run, "", "zone.client!")] == [b'["a"]']
     store.put_back(run, "", "zone.client!", b"own", FAR, "b")
