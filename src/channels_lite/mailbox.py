@@ -126,14 +126,17 @@ class Mailboxes:
         """Hand an item to the longest waiting receiver of each of these channels of a queue, or park it.
 
         ``limit`` says how many items may be parked for a channel, None: any number. While nobody receives from the
-        queue at all, its channels have one limit together, in messages. Returns the channels that had no room.
+        queue at all, its channels have one limit together, in messages; what is delivered again, to those that had no
+        room, counts once. Returns the channels that had no room.
         """
         with self._lock:
-            if not _has_room(self._unasked.get(queue), limit(channels[0])):
+            unasked = self._unasked.get(queue)
+            counted = unasked is not None and unasked[-1] is item  # it was delivered to others before
+            if not counted and not _has_room(unasked, limit(channels[0])):
                 return channels
             left = [channel for channel in channels if not self._hand_over(channel, item)]
             full = [channel for channel in left if not self._park(channel, item, limit(channel))]
-            if len(left) > len(full) and queue not in self._waiting:
+            if len(left) > len(full) and not counted and queue not in self._waiting:
                 self._unasked.setdefault(queue, deque()).append(item)
         return full
 

@@ -24,7 +24,24 @@ def boxes() -> Mailboxes:
 
 def is_empty(boxes: Mailboxes) -> bool:
     """Whether nothing is kept of waiters and messages that are gone."""
-    return not (boxes._parked or boxes._waiters or boxes._waiting)
+    return not (boxes._parked or boxes._unasked or boxes._waiters or boxes._waiting)
+
+
+def deliver(boxes: Mailboxes, channels: str, item: Item, limit: int | None = None) -> list[str]:
+    """Deliver to channels of one queue, separated by blanks: those that had no room."""
+    names = channels.split()
+    return list(boxes.deliver(queue_of(names[0]), names, item, lambda channel: limit))
+
+
+def put(boxes: Mailboxes, channel: str, item: Item, limit: int | None) -> bool:
+    """Deliver to one channel; whether it had room."""
+    return not deliver(boxes, channel, item, limit)
+
+
+def queue_of(channel: str) -> str:
+    """The queue of a channel."""
+    name, mark, _ = channel.partition("!")
+    return name + mark
 
 
 async def served(boxes: Mailboxes, waiter: Waiter) -> Item | None:
@@ -95,8 +112,8 @@ async def test_longest_waiter_first(boxes: Mailboxes) -> None:
     """Messages go to the receivers of their channel in the order in which these began to wait."""
     other = boxes.wait("other", "other")
     first, second = boxes.wait("x", "x"), boxes.wait("x", "x")
-    assert boxes.put("x", A, 1)
-    assert boxes.put("x", B, 1)
+    assert put(boxes, "x", A, 1)
+    assert put(boxes, "x", B, 1)
     assert [await served(boxes, first), await served(boxes, second)] == [A, B]
     assert not any((first.parked, second.parked, other.future.done()))
     boxes.leave(other)
@@ -106,30 +123,124 @@ async def test_longest_waiter_first(boxes: Mailboxes) -> None:
 async def test_parked_in_order(boxes: Mailboxes) -> None:
     """What nobody waits for is parked and taken in the order it came, each by one receiver, without waiting."""
     for item in (A, B, C):
-        assert boxes.put("x", item, None)
-    assert boxes.parked("x") == 3
+        assert put(boxes, "x", item, None)
+    assert boxes.held("x", "x") == 3
     for item in (A, B, C):
         waiter = boxes.wait("x", "x")
         assert waiter.item is item
         assert waiter.parked
         assert await served(boxes, waiter) is item
-    assert boxes.parked("x") == 0
+    assert boxes.held("x", "x") == 0
     assert is_empty(boxes)
 
 
 async def test_limit(boxes: Mailboxes) -> None:
-    """A full mailbox refuses; a limit is a channel's own, and a receiver that waits is served whatever it is."""
-    assert [boxes.put("x", item, 2) for item in (A, B, C)] == [True, True, False]
-    assert boxes.put("y", A, 1)
-    waiter = boxes.wait("z", "z")
-    assert boxes.put("z", A, 0)
+    """A full mailbox refuses; a limit is a channel's own, and a receiver that waits is served whatever is parked."""
+    reader = boxes.wait("q!reader", "q!")
+    assert [put(boxes, "q!x", item, 2) for item in (A, B, C)] == [True, True, False]
+    assert put(boxes, "q!y", A, 1)
+    waiter = boxes.wait("q!x", "q!")
+    assert waiter.item is A
+    assert put(boxes, "q!x", C, 2)
+    waiter = boxes.wait("q!z", "q!")
+    assert put(boxes, "q!z", A, 1)
     assert await served(boxes, waiter) is A
-    assert boxes.parked("x") == 2
+    assert boxes.held("q!x", "q!") == 2
+    boxes.abandon(reader)
+
+
+async def test_hand_over(boxes: Mailboxes) -> None:
+    """What is handed over goes to a receiver that waits; where there is none, it is neither taken nor parked."""
+    assert not boxes.hand_over("x", A)
+    waiter = boxes.wait("x", "x")
+    assert boxes.hand_over("x", A)
+    assert not boxes.hand_over("x", B)
+    assert await served(boxes, waiter) is A
+    assert is_empty(boxes)
+
+
+async def test_one_limit_while_nobody_receives(boxes: Mailboxes) -> None:
+    """Channels of a queue share its limit, in messages, until somebody receives from any of them."""
+    assert [put(boxes, f"q!{name}", Item(*A), 3) for name in "xyxz"] == [True, True, True, False]
+    assert put(boxes, "r!x", A, 3)
+    assert boxes.held("q!z", "q!") == 3
+    assert boxes.pop("q!nothing", "q!") is None
+    assert boxes.held("q!x", "q!") == 2
+    assert boxes.held("q!z", "q!") == 0
+    assert [put(boxes, "q!z", item, 3) for item in (A, B, C)] == [True, True, True]
+    assert not put(boxes, "q!y", B, 3)
+    boxes.leave(boxes.wait("q!nothing", "q!"))
+    assert put(boxes, "q!y", B, 3)
+
+
+async def test_no_shared_limit_while_somebody_waits(boxes: Mailboxes) -> None:
+    """While a receiver waits on one channel of a queue, each of the others has a limit of its own."""
+    waiter = boxes.wait("q!reader", "q!")
+    assert [put(boxes, f"q!{name}", A, 1) for name in "xyz"] == [True, True, True]
+    assert not put(boxes, "q!x", B, 1)
+    boxes.leave(waiter)
+    assert put(boxes, "q!new", A, 1)
+    assert not put(boxes, "q!newer", B, 1)
+
+
+async def test_a_groups_message_counts_once(boxes: Mailboxes) -> None:
+    """A message to many channels of a queue takes the room of one, and none that waiting receivers take all of."""
+    assert deliver(boxes, "q!x q!y q!z", A, 2) == []
+    assert boxes.held("q!x", "q!") == 1
+    assert deliver(boxes, "q!x q!y", B, 2) == []
+    assert deliver(boxes, "q!z q!new", C, 2) == ["q!z", "q!new"]
+    assert [boxes.pop(f"q!{name}", "q!") for name in "xyzxyz"] == [A, A, A, B, B, None]
+    assert is_empty(boxes)
+
+
+async def test_delivery_to_some(boxes: Mailboxes) -> None:
+    """A full channel keeps its siblings from nothing; those who wait are served and the others have it parked."""
+    waiter = boxes.wait("q!waits", "q!")
+    assert put(boxes, "q!full", A, 1)
+    assert deliver(boxes, "q!full q!waits q!idle", B, 1) == ["q!full"]
+    assert await served(boxes, waiter) is B
+    assert [boxes.pop(f"q!{name}", "q!") for name in ("full", "idle", "waits")] == [A, B, None]
+    assert is_empty(boxes)
+
+
+async def test_pop(boxes: Mailboxes) -> None:
+    """The oldest parked message of a channel is taken, and nobody else's."""
+    deliver(boxes, "q!x q!y", A)
+    put(boxes, "q!x", B, None)
+    assert [boxes.pop("q!x", "q!") for _ in range(3)] == [A, B, None]
+    assert boxes.pop("q!y", "q!") is A
+    assert is_empty(boxes)
+
+
+OLD, SAME, NEW = Item(b"old", 10), Item(b"same", 20), Item(b"new", 30)
+
+
+async def test_expire(boxes: Mailboxes) -> None:
+    """What has expired goes from all mailboxes, or from those that are named; what is live stays, in its order."""
+    for channel, items in (("q!x", (NEW, OLD, SAME, NEW)), ("q!y", (OLD,)), ("r!x", (OLD, SAME))):
+        for item in items:
+            put(boxes, channel, item, None)
+    assert boxes.expire(9) == []
+    assert boxes.expire(20, ["q!x", "none"]) == [("q!x", OLD), ("q!x", SAME)]
+    assert sorted(boxes.expire(19)) == [("q!y", OLD), ("r!x", OLD)]
+    assert [boxes.pop("q!x", "q!") for _ in range(3)] == [NEW, NEW, None]
+    assert boxes.expire(20) == [("r!x", SAME)]
+    assert is_empty(boxes)
+
+
+async def test_expired_ones_make_room(boxes: Mailboxes) -> None:
+    """What has expired counts neither against its channel's limit nor against that of the queue."""
+    for channel, item in (("q!x", OLD), ("q!y", OLD), ("q!z", NEW)):
+        assert put(boxes, channel, Item(*item), 3)
+    assert not put(boxes, "q!x", Item(*NEW), 3)
+    boxes.expire(10, ["q!x"])
+    assert boxes.held("q!x", "q!") == 1
+    assert [put(boxes, "q!x", Item(*NEW), 3) for _ in range(3)] == [True, True, False]
 
 
 async def test_refused_leaves_nothing(boxes: Mailboxes) -> None:
     """A message that a mailbox without room refuses leaves no trace of its channel."""
-    assert not boxes.put("x", A, 0)
+    assert not put(boxes, "x", A, 0)
     assert is_empty(boxes)
 
 
@@ -151,8 +262,8 @@ async def test_woken_is_not_served_twice(boxes: Mailboxes) -> None:
     """A receiver that has a hint or a message is passed over, until it waits anew."""
     hinted, second = boxes.wait("x", "x"), boxes.wait("x", "x")
     boxes.wake("x")
-    boxes.put("x", A, None)
-    boxes.put("x", B, None)
+    put(boxes, "x", A, None)
+    put(boxes, "x", B, None)
     assert [await served(boxes, hinted), await served(boxes, second)] == [None, A]
     assert await served(boxes, boxes.wait("x", "x")) is B
     assert is_empty(boxes)
@@ -162,7 +273,7 @@ async def test_abandoned_before_anything(boxes: Mailboxes) -> None:
     """A receiver cancelled while it waits leaves nothing, and the next message goes to the others."""
     gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
     boxes.abandon(gone)
-    boxes.put("x", A, None)
+    put(boxes, "x", A, None)
     assert await served(boxes, stays) is A
     assert is_empty(boxes)
 
@@ -170,7 +281,7 @@ async def test_abandoned_before_anything(boxes: Mailboxes) -> None:
 async def test_abandoned_with_a_message(boxes: Mailboxes) -> None:
     """The message of a cancelled receiver goes to the one that waits next."""
     gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
-    boxes.put("x", A, None)
+    put(boxes, "x", A, None)
     gone.future.cancel()
     boxes.abandon(gone)
     assert await served(boxes, stays) is A
@@ -180,8 +291,8 @@ async def test_abandoned_with_a_message(boxes: Mailboxes) -> None:
 async def test_abandoned_with_a_message_and_nobody_else(boxes: Mailboxes) -> None:
     """The message of a cancelled receiver is parked in front of those that came later."""
     gone = boxes.wait("x!", "x!")
-    boxes.put("x!", A, None)
-    boxes.put("x!", B, None)
+    put(boxes, "x!", A, None)
+    put(boxes, "x!", B, None)
     boxes.abandon(gone)
     assert [await served(boxes, boxes.wait("x!", "x!")) for _ in range(2)] == [A, B]
     unparked = boxes.wait("x!", "x!")
@@ -191,8 +302,8 @@ async def test_abandoned_with_a_message_and_nobody_else(boxes: Mailboxes) -> Non
 
 async def test_abandoned_with_a_parked_message(boxes: Mailboxes) -> None:
     """A receiver cancelled with a message out of the mailbox puts it back where it was."""
-    boxes.put("x!", A, None)
-    boxes.put("x!", B, None)
+    put(boxes, "x!", A, None)
+    put(boxes, "x!", B, None)
     boxes.abandon(boxes.wait("x!", "x!"))
     assert [await served(boxes, boxes.wait("x!", "x!")) for _ in range(2)] == [A, B]
     assert is_empty(boxes)
@@ -201,17 +312,17 @@ async def test_abandoned_with_a_parked_message(boxes: Mailboxes) -> None:
 async def test_abandoned_on_a_normal_channel(boxes: Mailboxes) -> None:
     """A message of a normal channel that nobody here takes is said to be parked: another process may want it."""
     gone = boxes.wait("x", "x")
-    boxes.put("x", A, None)
+    put(boxes, "x", A, None)
     assert boxes.abandon(gone)
     assert not boxes.abandon(boxes.wait("y", "y"))
     assert boxes.take("x") == [A]
     assert boxes.take("x") == []
     gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
-    boxes.put("x", A, None)
+    put(boxes, "x", A, None)
     assert not boxes.abandon(gone)
     assert await served(boxes, stays) is A
     gone = boxes.wait("x!a", "x!")
-    boxes.put("x!a", A, None)
+    put(boxes, "x!a", A, None)
     assert not boxes.abandon(gone)
     assert boxes.take("x!a") == [A]
     assert is_empty(boxes)
@@ -222,7 +333,7 @@ async def test_nothing_for_those_who_fail(boxes: Mailboxes) -> None:
     waiter = boxes.wait("x", "x")
     boxes.fail(RuntimeError("closed"))
     assert boxes.loop_waiting_on("x") is None
-    assert not boxes.put("x", A, 0)
+    assert not boxes.hand_over("x", A)
     with pytest.raises(RuntimeError, match="closed"):
         await waiter.future
     assert not boxes.abandon(waiter)
@@ -264,7 +375,7 @@ async def test_abandoned_with_a_hint(boxes: Mailboxes) -> None:
 async def test_leave_twice(boxes: Mailboxes) -> None:
     """Leaving is harmless when it was done already, or was never needed."""
     waiter = boxes.wait("x", "x")
-    boxes.put("y", A, None)
+    put(boxes, "y", A, None)
     unparked = boxes.wait("y", "y")
     for _ in range(2):
         boxes.leave(waiter)
@@ -313,7 +424,7 @@ async def test_loop_waiting_on(boxes: Mailboxes) -> None:
 async def test_fail(boxes: Mailboxes) -> None:
     """fail() ends every receiver that waits with the error, but none that has been served."""
     waiting, has_one = boxes.wait("x", "x"), boxes.wait("y", "y")
-    boxes.put("y", A, None)
+    put(boxes, "y", A, None)
     boxes.fail(ValueError("closed"))
     with pytest.raises(ValueError, match="closed"):
         await asyncio.wait_for(waiting.future, PATIENCE)
@@ -322,30 +433,26 @@ async def test_fail(boxes: Mailboxes) -> None:
     assert is_empty(boxes)
 
 
-async def test_oldest_and_drop(boxes: Mailboxes) -> None:
-    """The oldest parked message of each channel can be thrown away, if it is still the one that was meant."""
-    twin = Item(*A)
-    for channel, item in (("x", A), ("x", B), ("y", C)):
-        boxes.put(channel, item, None)
-    assert boxes.oldest() == {"x": A, "y": C}
-    assert not boxes.drop("x", B)
-    assert not boxes.drop("x", twin)
-    assert not boxes.drop("z", A)
-    assert boxes.drop("x", A)
-    assert not boxes.drop("x", A)
-    assert boxes.oldest() == {"x": B, "y": C}
-    assert boxes.drop("x", B)
-    assert boxes.drop("y", C)
-    assert is_empty(boxes)
+async def test_second_try_of_a_delivery(boxes: Mailboxes) -> None:
+    """A group's message that is delivered again, where there was no room at first, still counts once."""
+    put(boxes, "q!full", OLD, 2)
+    put(boxes, "q!full", OLD, 2)
+    boxes.leave(boxes.wait("q!reader", "q!"))
+    put(boxes, "q!idle", SAME, 2)
+    assert deliver(boxes, "q!idle q!full", NEW, 2) == ["q!full"]
+    boxes.expire(10, ["q!full"])
+    assert deliver(boxes, "q!full", NEW, 2) == []
+    assert boxes.held("q!new", "q!") == 2
 
 
 async def test_clear(boxes: Mailboxes) -> None:
     """Clearing throws parked messages away, and receivers go on waiting."""
     waiter = boxes.wait("x", "x")
-    boxes.put("y", A, None)
+    put(boxes, "y", A, None)
     boxes.clear()
-    assert boxes.parked("y") == 0
-    boxes.put("x", B, None)
+    assert boxes.held("y", "y") == 0
+    assert boxes.pop("y", "y") is None
+    put(boxes, "x", B, None)
     assert await served(boxes, waiter) is B
     assert is_empty(boxes)
 
@@ -356,7 +463,7 @@ def test_closed_loop_is_passed_over(boxes: Mailboxes, new_loop: NewLoop) -> None
     run(closed, boxes.wait, "x", "x")
     waiters = [run(here, boxes.wait, "x", "x") for _ in range(2)]
     closed.close()
-    boxes.put("x", A, None)
+    put(boxes, "x", A, None)
     boxes.wake("x")
     assert [run(here, served, boxes, waiter) for waiter in waiters] == [A, None]
     assert boxes.loop_waiting_on("x") is None
@@ -368,7 +475,7 @@ def test_closed_loop_is_forgotten(boxes: Mailboxes, new_loop: NewLoop) -> None:
     for channel in ("x", "x", "y"):
         run(closed, boxes.wait, channel, channel)
     for item in (A, B, C):
-        boxes.put("x", item, None)
+        put(boxes, "x", item, None)
     closed.close()
     waiters = [run(here, boxes.wait, "x", "x") for _ in range(3)]
     assert [run(here, served, boxes, waiter) for waiter in waiters] == [A, B, C]
@@ -384,7 +491,7 @@ def test_message_of_a_closed_loop_goes_to_a_waiter(boxes: Mailboxes, new_loop: N
         run(closed, boxes.wait, "x", "x")
     waiter = run(here, boxes.wait, "x", "x")
     for item in (A, B):
-        boxes.put("x", item, None)
+        put(boxes, "x", item, None)
     closed.close()
     run(new_loop(), boxes.wait, "other", "other")  # a new loop: now closed ones are looked for
     assert run(here, served, boxes, waiter) is A
@@ -407,7 +514,7 @@ def test_two_loops(boxes: Mailboxes, two_loops: tuple[LoopThread, LoopThread]) -
     one, two = two_loops
     waiters = [loop.run(boxes.wait, "x", "x") for loop in (one, two, one, two)]
     for item in (A, B, C):
-        assert boxes.put("x", item, None)
+        assert put(boxes, "x", item, None)
     boxes.wake("x")
     loops = (one, two, one, two)
     assert [loop.run(served, boxes, waiter) for loop, waiter in zip(loops, waiters, strict=True)] == [A, B, C, None]
@@ -451,7 +558,7 @@ def test_many_from_many_threads(boxes: Mailboxes, two_loops: tuple[LoopThread, L
 
     def send(sender: int) -> None:
         for index in range(number):
-            boxes.put("x", Item(b"%d %d" % (sender, index), 0), None)
+            put(boxes, "x", Item(b"%d %d" % (sender, index), 0), None)
 
     receiving = [
         asyncio.run_coroutine_threadsafe(receive(into), loop.loop)
@@ -463,7 +570,7 @@ def test_many_from_many_threads(boxes: Mailboxes, two_loops: tuple[LoopThread, L
     for sender in senders:
         sender.join()
     for _ in receiving:
-        boxes.put("x", Item(b"end", 0), None)
+        put(boxes, "x", Item(b"end", 0), None)
     for future in receiving:
         future.result(PATIENCE)
     everything = [payload for payloads in received for payload in payloads]
