@@ -242,6 +242,11 @@ async def test_refused_leaves_nothing(boxes: Mailboxes) -> None:
     """A message that a mailbox without room refuses leaves no trace of its channel."""
     assert not put(boxes, "x", A, 0)
     assert is_empty(boxes)
+    reader = boxes.wait("q!reader", "q!")
+    put(boxes, "q!full", A, 1)
+    boxes.leave(reader)
+    assert not put(boxes, "q!full", B, 1)
+    assert put(boxes, "q!idle", C, 1)
 
 
 async def test_hint(boxes: Mailboxes) -> None:

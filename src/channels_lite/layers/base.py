@@ -44,7 +44,7 @@ class SQLiteLayer(OpenableLayer[D]):
         super()._begin()
         self._addresses: dict[str, Address] = {}
         self._queues_here: set[str] = set()  # that new_channel() made channels of
-        self._empty: dict[str, Hashable] = {}  # queues that had nothing in the database -> the database's news then
+        self._empty: dict[str, list[Hashable]] = {}  # queues with nothing in the database -> [its news then]
 
     # What the connection brings.
 
@@ -347,15 +347,16 @@ class SQLiteLayer(OpenableLayer[D]):
         if database is None:
             return False
         news = database.news()
-        if self._empty.get(queue) == news:
+        if self._empty.get(queue) == [news]:
             return True
         return self._read_now(self._note_if_empty, queue, news) is True
 
     def _note_if_empty(self, execute: Execute, queue: str, news: Hashable) -> bool:
-        # While nobody else uses the connection: who is about to commit into the queue takes the note away after that.
+        # Put down before the look and filled in after it: who commits into the queue meanwhile takes this note away.
+        note = self._empty[queue] = []
         if store.has_live(execute, self.options.prefix, queue):
             return False
-        self._empty[queue] = news
+        note.append(news)
         return True
 
     def _expired(self, channel: str, item: Item) -> None:

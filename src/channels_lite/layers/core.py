@@ -246,6 +246,11 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             self._claim(name, execute)
         self._seen = seen
 
+    def _is_first_in(self, queue: str) -> bool:
+        # First, and not only where it looks: what it knows of the database says nothing about the caller.
+        database = self._database
+        return database is not None and not self._belongs_to_caller(database) and super()._is_first_in(queue)
+
     def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
         database = self._database
         if database is None or self._belongs_to_caller(database):

@@ -1,0 +1,237 @@
+"""Messages for channels of this very process: handed over in memory, and only where nothing comes before them."""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connections, transaction
+
+from channels_lite import store
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.layers.base import SQLiteLayer
+from channels_lite.layers.core import SQLiteChannelLayer
+from tests.patience import PATIENCE, until
+
+Layer = SQLiteLayer[Any]
+Make = Callable[..., Layer]
+
+
+@pytest.fixture(params=["aio", "core"])
+async def make(request: pytest.FixtureRequest, path: str, alias: str) -> AsyncIterator[Make]:
+    """Make layers of one kind on the test's file, which has a -wal; they are closed afterwards."""
+    made: list[Layer] = []
+    if request.param == "core":
+        keep_a_wal(path)
+
+    def make_one(**options: Any) -> Layer:
+        if request.param == "core":
+            made.append(SQLiteChannelLayer(database=alias, **options))
+        else:
+            made.append(AIOSQLiteChannelLayer(path=path, **options))
+        return made[-1]
+
+    yield make_one
+    for layer in made:
+        await layer.close()
+    await asyncio.sleep(0)
+
+
+def keep_a_wal(path: str) -> None:
+    """Have a file with a -wal: the file remembers it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = wal").fetchall()
+
+
+@pytest.fixture
+def layer(make: Make) -> Layer:
+    """A layer with the default options."""
+    return make()
+
+
+@pytest.fixture
+def core(path: str, alias: str) -> Iterator[SQLiteChannelLayer]:
+    """A core layer for synchronous tests."""
+    keep_a_wal(path)
+    layer = SQLiteChannelLayer(database=alias)
+    yield layer
+    async_to_sync(layer.close)()
+
+
+def pending(layer: Layer) -> int:
+    """How many messages are in the layer's database, asked on its own connection."""
+    return layer._read_now(lambda execute: execute("SELECT count(*) FROM channels_lite_message", ())[0][0]) or 0
+
+
+def has_parked(layer: Layer) -> bool:
+    """Whether any message is in the layer's mailboxes."""
+    return bool(layer._mailboxes._parked)
+
+
+async def ready(layer: Layer) -> Layer:
+    """The layer, opened, with its keeper at rest: what can be done at once is done at once."""
+    database = await layer._ready()
+    begun = threading.Event()
+    database.keeper.ask(lambda execute: begun.set())
+    await until(lambda: begun.is_set() and not database.keeper._working.locked())
+    return layer
+
+
+async def receive(layer: Layer, channel: str) -> str:
+    """The type of the next message."""
+    message = await asyncio.wait_for(layer.receive(channel), PATIENCE)
+    return str(message["type"])
+
+
+async def tell(layer: Layer, channel: str, *words: str) -> None:
+    """Send messages of these types."""
+    for word in words:
+        await layer.send(channel, {"type": word})
+
+
+# Where the messages are.
+
+
+async def test_nothing_is_written(layer: Layer) -> None:
+    """A send to an own channel, and a group_send to own channels only, leave no row and change nothing in the file."""
+    await ready(layer)
+    one, other = await layer.new_channel(), await layer.new_channel("other")
+    for channel in (one, other):
+        await layer.group_add("group", channel)
+    await ready(layer)
+
+    def changes() -> int:
+        return layer._read_now(lambda execute: execute("SELECT total_changes()", ())[0][0])  # type: ignore[return-value]
+
+    before = changes()
+    await tell(layer, one, "direct")
+    await layer.group_send("group", {"type": "group"})
+    assert pending(layer) == 0
+    assert [await receive(layer, one) for _ in range(2)] == ["direct", "group"]
+    assert await receive(layer, other) == "group"
+    assert changes() == before
+
+
+async def test_a_group_with_members_elsewhere(make: Make) -> None:
+    """What is in the database is for the others only; each member gets the message once."""
+    layer, other = await ready(make()), await ready(make())
+    mine, theirs = await layer.new_channel(), await other.new_channel()
+    for channel in (mine, theirs, "normal"):
+        await layer.group_add("group", channel)
+    await ready(layer)
+    await layer.group_send("group", {"type": "x"})
+    assert pending(layer) == 2
+    for owner, channel in ((layer, mine), (other, theirs), (layer, "normal")):
+        assert await receive(owner, channel) == "x"
+    await tell(layer, mine, "end")
+    assert await receive(layer, mine) == "end"
+    assert pending(layer) == 0
+
+
+async def test_a_channel_that_new_channel_did_not_make(layer: Layer) -> None:
+    """A name that somebody made of the layer's own part works as well, by direct send and in a group, in order."""
+    await ready(layer)
+    channel = f"made.{layer.client_prefix}!by-hand"
+    await layer.group_add("group", channel)
+    await layer.group_send("group", {"type": "group"})
+    await tell(layer, channel, "direct")
+    assert [await receive(layer, channel) for _ in range(2)] == ["group", "direct"]
+
+
+async def test_in_memory() -> None:
+    """With a database in memory the order holds as well, whichever way the messages go."""
+    layer = AIOSQLiteChannelLayer(path=":memory:")
+    channel = f"made.{layer.client_prefix}!by-hand"
+    await layer.group_add("group", channel)
+    await layer.group_send("group", {"type": "group"})
+    assert pending(layer) == 1
+    await tell(layer, channel, "direct")
+    assert [await receive(layer, channel) for _ in range(2)] == ["group", "direct"]
+    await tell(layer, channel, "in the mailbox")
+    assert pending(layer) == 0
+    assert await receive(layer, channel) == "in the mailbox"
+    await layer.close()
+
+
+# The caller's transaction.
+
+
+class Refused(Exception):
+    """What a test raises to have a transaction rolled back."""
+
+
+def test_a_send_in_a_transaction_is_not_handed_over_early(core: SQLiteChannelLayer, alias: str) -> None:
+    """It is received when the transaction has committed, and never when it is rolled back; so is a group_send."""
+
+    async def without_a_caller() -> str:
+        channel = await core.new_channel()
+        await core.group_add("group", channel)
+        await ready(core)
+        await tell(core, channel, "first")
+        assert pending(core) == 0
+        assert await receive(core, channel) == "first"
+        return channel  # by now the layer knows that the database has nothing for this queue
+
+    channel = asyncio.run(without_a_caller())
+    send, group_send = async_to_sync(core.send), async_to_sync(core.group_send)
+    with contextlib.suppress(Refused), transaction.atomic(using=alias):
+        send(channel, {"type": "never"})
+        group_send("group", {"type": "never"})
+        raise Refused
+    with transaction.atomic(using=alias):
+        send(channel, {"type": "one"})
+        group_send("group", {"type": "two"})
+        assert not has_parked(core)
+    asyncio.run(tell(core, channel, "three"))
+    assert [async_to_sync(receive)(core, channel) for _ in range(3)] == ["one", "two", "three"]
+
+
+def test_a_transaction_in_memory(monkeypatch: pytest.MonkeyPatch, alias: str) -> None:
+    """With Django's database in memory as well, a send belongs to its transaction."""
+    monkeypatch.setitem(connections.settings[alias], "NAME", ":memory:")
+    layer = SQLiteChannelLayer(database=alias)
+    channel = async_to_sync(layer.new_channel)()
+    with contextlib.suppress(Refused), transaction.atomic(using=alias):
+        async_to_sync(layer.send)(channel, {"type": "never"})
+        raise Refused
+    async_to_sync(layer.send)(channel, {"type": "end"})
+    assert async_to_sync(receive)(layer, channel) == "end"
+    async_to_sync(layer.close)()
+
+
+async def test_a_commit_during_the_look(core_in_loop: SQLiteChannelLayer, alias: str, monkeypatch: Any) -> None:
+    """Another thread's transaction that commits while the layer looks whether the queue is empty is not overtaken."""
+    layer = await ready(core_in_loop)
+    channel = await layer.new_channel()
+    original = store.has_live
+
+    def commit() -> None:
+        with contextlib.closing(connections[alias]), transaction.atomic(using=alias):
+            async_to_sync(layer.send)(channel, {"type": "committed"})
+
+    def look_while_another_commits(*arguments: Any) -> bool:
+        found = original(*arguments)
+        monkeypatch.setattr(store, "has_live", original)
+        thread = threading.Thread(target=commit)
+        thread.start()
+        thread.join()
+        return found
+
+    monkeypatch.setattr(store, "has_live", look_while_another_commits)
+    await tell(layer, channel, "meanwhile", "after")
+    received = [await receive(layer, channel) for _ in range(3)]
+    assert received.index("committed") < received.index("after")
+
+
+@pytest.fixture
+async def core_in_loop(path: str, alias: str) -> AsyncIterator[SQLiteChannelLayer]:
+    """A core layer for tests that are coroutines."""
+    keep_a_wal(path)
+    layer = SQLiteChannelLayer(database=alias)
+    yield layer
+    await layer.close()
+    await sync_to_async(connections.close_all)()
