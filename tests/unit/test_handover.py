@@ -11,7 +11,8 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 
-from channels_lite import store
+from channels_lite import bell, store
+from channels_lite.errors import Locked
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
@@ -235,3 +236,55 @@ async def core_in_loop(path: str, alias: str) -> AsyncIterator[SQLiteChannelLaye
     yield layer
     await layer.close()
     await sync_to_async(connections.close_all)()
+
+
+# What the layer knows of the database.
+
+
+async def test_closed_and_opened_again_where_no_bell_is_heard(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another layer of the process sent while this one was closed comes first, though its version stood still."""
+    monkeypatch.setattr(bell, "_listener_class", lambda: None)
+    layer, other = await ready(make()), await ready(make())
+    channel = await layer.new_channel()
+    await tell(layer, channel, "before")
+    assert await receive(layer, channel) == "before"
+    await layer.close()
+    await tell(other, channel, "theirs")
+    await tell(layer, channel, "mine")
+    assert [await receive(layer, channel) for _ in range(2)] == ["theirs", "mine"]
+
+
+async def test_new_prefixes_during_a_group_send(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may make channels with a new prefix while a group_send goes through the layer's queues."""
+    channel = await (await ready(layer)).new_channel()
+    await layer.group_add("group", channel)
+    await ready(layer)
+    original = layer._is_first_in
+
+    def first_while_another_makes_one(queue: str) -> bool:
+        thread = threading.Thread(target=lambda: asyncio.run(layer.new_channel("new")))
+        thread.start()
+        thread.join()
+        return original(queue)
+
+    monkeypatch.setattr(layer, "_is_first_in", first_while_another_makes_one)
+    await layer.group_send("group", {"type": "x"})
+    assert await receive(layer, channel) == "x"
+
+
+async def test_eviction_meets_a_lock(make: Make, path: str) -> None:
+    """Messages that expired while somebody held the write lock still end their channels' memberships, all of them."""
+    layer = await ready(make())
+    channels = [await layer.new_channel() for _ in range(3)]
+    for channel in channels:
+        await layer.group_add("group", channel)
+        await layer.send(channel, {"type": "x"}, expiry=0.001)
+    await asyncio.sleep(0.01)  # they have expired
+    await ready(layer)
+    memberships = "SELECT count(*) FROM channels_lite_membership"
+
+    def locked(sql: str, parameters: Any) -> Any:
+        raise Locked("as the write lock of another process")
+
+    layer.sweep(locked)
+    await until(lambda: layer._read_now(lambda execute: execute(memberships, ())[0][0]) == 0)

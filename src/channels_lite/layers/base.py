@@ -11,7 +11,7 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.drops import Reason
-from channels_lite.errors import ForeignChannel, InvalidMessage, UndecodableMessage
+from channels_lite.errors import ForeignChannel, InvalidMessage, Locked, UndecodableMessage
 from channels_lite.keeper import trim_all
 from channels_lite.layers.openable import D, OpenableLayer
 from channels_lite.mailbox import Item, Waiter
@@ -45,6 +45,10 @@ class SQLiteLayer(OpenableLayer[D]):
         self._addresses: dict[str, Address] = {}
         self._queues_here: set[str] = set()  # that new_channel() made channels of
         self._empty: dict[str, list[Hashable]] = {}  # queues with nothing in the database -> [its news then]
+
+    def _opened(self, closings: int) -> D:
+        self._empty.clear()  # nobody told this layer of commits while it was closed
+        return super()._opened(closings)
 
     # What the connection brings.
 
@@ -253,7 +257,7 @@ class SQLiteLayer(OpenableLayer[D]):
 
     def _members_here(self, group: str) -> tuple[dict[str, list[str]], bool]:
         """Queues with channels to which the message is handed over, and whether there may be members besides."""
-        queues = [queue for queue in self._queues_here if self._is_first_in(queue)]
+        queues = [queue for queue in list(self._queues_here) if self._is_first_in(queue)]
         return self._read_now(store.members, self.options.prefix, group, queues) or ({}, True)
 
     async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
@@ -370,7 +374,10 @@ class SQLiteLayer(OpenableLayer[D]):
     def sweep(self, execute: Execute) -> None:
         """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
         for channel, item in self._mailboxes.expire(clock.now()):
-            self._evict(execute, channel, item)
+            try:
+                self._evict(execute, channel, item)
+            except Locked:
+                self._expired(channel, item)  # nobody else has the item any more
 
     def _address(self, channel: str) -> Address:
         """A channel's address; TypeError where the name is not valid."""
