@@ -160,9 +160,14 @@ class Bell:
             logger.warning("The bell %s cannot be rung: %s. Other processes hear by polling.", self.path, error)
 
     def stamp(self) -> bytes | None:
-        """What was last written to the bell, which nobody has written before; None where there is no bell."""
+        """What was last written to the bell, which nobody has written before; None where there is no bell.
+
+        Nor is there one after it was deleted, until it is made anew: the others may be ringing its successor.
+        """
         try:
-            return None if self._silent else os.pread(self._fd, STAMP, 0)
+            if self._silent or os.fstat(self._fd).st_nlink == 0:
+                return None
+            return os.pread(self._fd, STAMP, 0)
         except OSError:
             return None
 

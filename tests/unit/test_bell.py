@@ -134,6 +134,55 @@ def test_existing_file_is_kept(bell: Bell, make_bell: MakeBell) -> None:
 
 
 @linux
+def test_stamp(bell: Bell, make_bell: MakeBell) -> None:
+    """Each ring, whoever rings, leaves a stamp that was not there before, and all read the same one."""
+    bells = [bell, make_bell(), make_bell()]
+    stamps = [bell.stamp()]
+    for each in bells * 300:
+        each.ring()
+        stamps.append(each.stamp())
+        assert {other.stamp() for other in bells} == {stamps[-1]}
+    assert None not in stamps
+    assert len(set(stamps)) == len(stamps)
+
+
+@linux
+def test_stamp_of_a_bell_that_was_there(bell: Bell, make_bell: MakeBell) -> None:
+    """Hanging up a bell that is there, and only looking at it, changes no stamp."""
+    bell.ring()
+    before = bell.stamp()
+    other = make_bell()
+    assert other.stamp() == bell.stamp() == before
+    other.close()
+    assert bell.stamp() == before
+
+
+@linux
+def test_no_stamp_of_a_deleted_bell(bell: Bell, make_bell: MakeBell) -> None:
+    """Who still has a deleted bell open sees none of the rings of its successor: it has no stamp, until it is renewed."""
+    other = make_bell()
+    bell.ring()
+    before = bell.stamp()
+    os.unlink(bell.path)
+    other.ring()  # which renews it
+    assert bell.stamp() is None
+    assert other.stamp() not in (before, None)
+    assert bell.renew()
+    assert bell.stamp() == other.stamp()
+    other.ring()
+    assert bell.stamp() == other.stamp()
+
+
+@linux
+def test_no_stamp_without_a_bell(bell: Bell, make_bell: MakeBell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed bell has no stamp, nor has one that cannot be heard, though it may be there."""
+    bell.close()
+    assert bell.stamp() is None
+    monkeypatch.setattr(module, "_listener_class", lambda: None)
+    assert make_bell().stamp() is None
+
+
+@linux
 async def test_deleted_is_heard(bell: Bell, listen: Listen) -> None:
     """A listener hears that the bell was deleted, so that even without polls it is made anew."""
     ear = listen(bell)
