@@ -25,6 +25,12 @@ class Peer:
             raise AssertionError(f"the peer ended: {(await self.process.stderr.read()).decode()}")
         return line.decode().strip()
 
+    async def obey(self, *words: str) -> None:
+        """Have a peer that obeys do something; it is done when this returns."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(" ".join(words).encode() + b"\n")
+        assert await self.line() == "done"
+
     async def end(self) -> str:
         """Close the peer's input and wait for its end; returns what it wrote to standard error."""
         assert self.process.stdin is not None

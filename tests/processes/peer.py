@@ -6,6 +6,7 @@ The first line is ``ready``; a peer ends when its work is done, or when its stan
 import argparse
 import asyncio
 import os
+import sqlite3
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ import django
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
 django.setup()
 
+import apsw
 from channels.exceptions import ChannelFull
 from django.db import connections
 
@@ -30,7 +32,7 @@ async def main() -> None:
     """Run the command from the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
-    parser.add_argument("command", choices=["echo", "flood", "collect", "hear", "prefix"])
+    parser.add_argument("command", choices=["echo", "flood", "collect", "hear", "obey", "prefix"])
     parser.add_argument("--channel", default="echo")
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--no-poll", action="store_true", help="hear by the bell alone")
@@ -43,7 +45,8 @@ async def main() -> None:
         bell._listener_class = lambda: None
     layer = _layer(options)
     work = asyncio.ensure_future(globals()[options.command](layer, options))
-    await asyncio.wait([work, asyncio.ensure_future(_input_closed())], return_when=asyncio.FIRST_COMPLETED)
+    ends = [work] if options.command == "obey" else [work, asyncio.ensure_future(_input_closed())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if work.done():
         work.result()
     await layer.close()
@@ -105,6 +108,24 @@ async def hear(layer: Layer, options: argparse.Namespace) -> None:
     while True:
         say((await receiving)["type"])
         receiving = asyncio.ensure_future(layer.receive(options.channel))
+
+
+async def obey(layer: Layer, options: argparse.Namespace) -> None:
+    """Do what each line of standard input says, and say so when it is done; an own channel is a member of "wide"."""
+    await layer.group_add("wide", await layer.new_channel())
+    library = sqlite3.connect if options.core else apsw.Connection
+    locker = library(options.file)
+    say("ready")
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        verb, *words = line.split()
+        if verb == "send":
+            await layer.send(words[0], {"type": words[1]})
+        elif verb == "group":
+            await layer.group_send(words[0], {"type": words[1]})
+        else:
+            locker.execute({"lock": "BEGIN IMMEDIATE", "unlock": "ROLLBACK"}[verb])
+        say("done")
+    locker.close()
 
 
 async def prefix(layer: Layer, options: argparse.Namespace) -> None:

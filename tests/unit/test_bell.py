@@ -159,7 +159,7 @@ def test_stamp_of_a_bell_that_was_there(bell: Bell, make_bell: MakeBell) -> None
 
 @linux
 def test_no_stamp_of_a_deleted_bell(bell: Bell, make_bell: MakeBell) -> None:
-    """Who still has a deleted bell open sees none of the rings of its successor: it has no stamp, until it is renewed."""
+    """Who has a deleted bell open sees none of the rings of its successor: it has no stamp until it is renewed."""
     other = make_bell()
     bell.ring()
     before = bell.stamp()
