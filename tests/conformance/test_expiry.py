@@ -58,16 +58,18 @@ async def test_order_is_that_of_sending_not_of_expiry(make):
 
 
 @pytest.mark.deviation("memory", "it cleans only the channels' oldest messages, and only in receive() and group_send()")
-async def test_expired_messages_do_not_count_against_capacity(make):
+@pytest.mark.parametrize("specific", [False, True])
+async def test_expired_messages_do_not_count_against_capacity(make, specific):
     """A channel full of expired messages has room, whether or not anybody has trimmed it."""
     layer = make(expiry=EXPIRY, capacity=2, auto_trim=False)
+    channel = await layer.new_channel() if specific else "jobs"
     for _ in range(2):
-        await layer.send("jobs", {"type": "old"})
+        await layer.send(channel, {"type": "old"})
     with pytest.raises(ChannelFull):
-        await layer.send("jobs", {"type": "x"})
+        await layer.send(channel, {"type": "x"})
     await expire()
-    await layer.send("jobs", {"type": "new"})
-    assert (await soon(layer.receive("jobs")))["type"] == "new"
+    await layer.send(channel, {"type": "new"})
+    assert (await soon(layer.receive(channel)))["type"] == "new"
 
 
 async def test_memberships_expire(make):

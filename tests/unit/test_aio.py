@@ -62,6 +62,24 @@ async def test_each_call_is_one_transaction(layer: AIOSQLiteChannelLayer, make_l
     assert commits() == 0
 
 
+async def test_own_channels_commit_nothing(layer: AIOSQLiteChannelLayer, commits: Any) -> None:
+    """Sends to own channels, a group of them, and receiving all that: not one transaction."""
+    await commits.prepare()
+    channels = [await layer.new_channel() for _ in range(10)]
+    for channel in channels:
+        await layer.group_add("group", channel)
+    commits()
+    await layer.group_send("group", {"type": "x"})
+    for channel in channels:
+        await layer.send(channel, {"type": "x"})
+    await asyncio.gather(*map(layer.receive, channels * 2))
+    receiving = asyncio.ensure_future(layer.receive(channels[0]))
+    await asyncio.sleep(0)
+    await layer.send(channels[0], {"type": "x"})
+    await receiving
+    assert commits() == 0
+
+
 async def test_a_group_has_one_row_for_each_process(make_layer: MakeLayer, path: str) -> None:
     """The row names its targets; a normal channel has a row of its own; nobody else is in them."""
     layer, other, third = make_layer(), make_layer(), make_layer()

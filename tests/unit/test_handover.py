@@ -7,11 +7,15 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import apsw
+import msgspec
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from channels.exceptions import ChannelFull
 from django.db import connections, transaction
 
 from channels_lite import bell, store
+from channels_lite.drops import Reason
 from channels_lite.errors import Locked
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
@@ -288,3 +292,269 @@ async def test_eviction_meets_a_lock(make: Make, path: str) -> None:
 
     layer.sweep(locked)
     await until(lambda: layer._read_now(lambda execute: execute(memberships, ())[0][0]) == 0)
+
+
+async def test_what_this_process_sent_by_another_way_comes_before(make: Make) -> None:
+    """Order holds beside another layer of the process, which sends through the database, whoever waits or not."""
+    layer, other = await ready(make()), await ready(make())
+    channel = await layer.new_channel()
+    for sender in (layer, other):
+        await sender.group_add("group", channel)
+    await layer.group_add("wide", channel)
+    await layer.group_add("wide", await other.new_channel())
+    for waits in (False, True):
+        receiving = asyncio.ensure_future(receive_many(layer, channel, 60)) if waits else None
+        await asyncio.sleep(0)
+        for number in range(60):
+            sender = (layer, other)[number * number % 7 in (1, 2, 5)]
+            if number % 3 == 0:
+                await tell(sender, channel, str(number))
+            else:
+                await sender.group_send(("group", "wide")[number % 2], {"type": str(number)})
+        assert await (receiving or receive_many(layer, channel, 60)) == [str(number) for number in range(60)]
+
+
+async def receive_many(layer: Layer, channel: str, count: int) -> list[str]:
+    """The types of so many messages."""
+    return [await receive(layer, channel) for _ in range(count)]
+
+
+def test_a_transaction_and_then_no_transaction(core: SQLiteChannelLayer, alias: str) -> None:
+    """A message whose transaction has committed comes before one that is sent without a caller, again and again."""
+    channel = async_to_sync(core.new_channel)()
+    for _ in range(3):
+        asyncio.run(tell(core, channel, "zero"))
+        with transaction.atomic(using=alias):
+            async_to_sync(core.send)(channel, {"type": "one"})
+        asyncio.run(tell(core, channel, "two"))
+        assert asyncio.run(receive_many(core, channel, 3)) == ["zero", "one", "two"]
+
+
+# Capacity and expiry.
+
+
+async def test_what_full_own_channels_miss_is_counted(make: Make) -> None:
+    """group_send passes full own channels by, counts each, and reaches the others."""
+    layer = await ready(make(channel_capacity={"full*": 1, "open*": 2}))
+    full, other = await layer.new_channel("full"), await layer.new_channel("open")
+    for channel in (full, other):
+        await layer.group_add("group", channel)
+    await ready(layer)
+    await tell(layer, full, "first")
+    for _ in range(2):
+        await layer.group_send("group", {"type": "x"})
+    assert layer.drops.by_reason == {Reason.FULL: 2}
+    assert await receive_many(layer, other, 2) == ["x", "x"]
+    await layer.group_send("group", {"type": "y"})
+    assert await receive(layer, full) == "first"
+    assert pending(layer) == 0
+
+
+async def test_both_ways_share_the_capacity(make: Make) -> None:
+    """What is parked and what is in the database count together for the layer that the channel belongs to."""
+    layer, other = await ready(make(capacity=3)), await ready(make(capacity=3))
+    channel = await layer.new_channel()
+    await tell(layer, channel, "zero")
+    await tell(other, channel, "one")
+    await tell(layer, channel, "two")
+    assert pending(layer) == 2
+    with pytest.raises(ChannelFull, match=channel):
+        await tell(layer, channel, "never")
+    assert await receive_many(layer, channel, 3) == ["zero", "one", "two"]
+    await tell(layer, channel, "three", "four", "five")
+    assert pending(layer) == 0
+    with pytest.raises(ChannelFull, match=channel):
+        await tell(layer, channel, "never")
+
+
+async def test_capacity_is_shared_until_somebody_receives(make: Make) -> None:
+    """While nobody receives, a group's message takes one place of its queue; the first receiver ends that."""
+    layer = await ready(make(capacity=2))
+    channels = [await layer.new_channel() for _ in range(3)]
+    for channel in channels:
+        await layer.group_add("group", channel)
+    await ready(layer)
+    for _ in range(2):
+        await layer.group_send("group", {"type": "x"})
+    assert not layer.drops.by_reason
+    for channel in (channels[0], await layer.new_channel()):
+        with pytest.raises(ChannelFull, match=channel):
+            await tell(layer, channel, "never")
+    await receive(layer, channels[0])
+    await tell(layer, channels[0], "room")
+    with pytest.raises(ChannelFull):
+        await tell(layer, channels[1], "never")
+    assert await receive_many(layer, channels[0], 2) == ["x", "room"]
+    assert pending(layer) == 0
+
+
+async def memberships(layer: Layer, number: int) -> None:
+    """Wait until so many memberships are left."""
+    sql = "SELECT count(*) FROM channels_lite_membership"
+    await until(lambda: layer._read_now(lambda execute: execute(sql, ())[0][0]) == number)
+
+
+async def expired() -> None:
+    """Let a message expire that was sent with SHORT."""
+    await asyncio.sleep(2 * SHORT)
+
+
+SHORT = 0.02  # seconds
+
+
+async def test_expired_messages_make_room_and_evict(make: Make) -> None:
+    """A mailbox full of expired messages has room; the channel on which they expired leaves its groups."""
+    layer = await ready(make(capacity=2, auto_trim=False))
+    full, sibling = await layer.new_channel(), await layer.new_channel()
+    for channel in (full, sibling):
+        await layer.group_add("group", channel)
+    await ready(layer)
+    for _ in range(2):
+        await layer.send(full, {"type": "old"}, expiry=SHORT)
+    with pytest.raises(ChannelFull):
+        await tell(layer, full, "never")
+    await expired()
+    await tell(layer, full, "new")
+    await memberships(layer, 1)
+    await layer.group_send("group", {"type": "group"})
+    assert await receive(layer, sibling) == "group"
+    await tell(layer, full, "end")
+    assert await receive_many(layer, full, 2) == ["new", "end"]
+    assert not layer.drops.by_reason
+
+
+async def test_expired_messages_make_room_for_a_groups(make: Make) -> None:
+    """A group's message finds room on its own too, whichever of the group's channels was full of expired ones."""
+    layer = await ready(make(capacity=1, auto_trim=False))
+    full, idle = await layer.new_channel(), await layer.new_channel()
+    reader = asyncio.ensure_future(layer.receive(await layer.new_channel()))
+    await asyncio.sleep(0)
+    await layer.send(full, {"type": "old"}, expiry=SHORT)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    await expired()
+    for channel in (idle, full):
+        await layer.group_add("group", channel)
+    await ready(layer)
+    await layer.group_send("group", {"type": "x"})
+    assert [await receive(layer, channel) for channel in (idle, full)] == ["x", "x"]
+    assert not layer.drops.by_reason
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["late", "waiting at once"])
+async def test_a_receiver_that_meets_an_expired_message(make: Make, waits: bool) -> None:
+    """receive() passes expired messages by and takes the channel out of its groups."""
+    layer = await ready(make(auto_trim=False))
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.send(channel, {"type": "old"}, expiry=SHORT)
+    await expired()
+    if not waits:
+        await tell(layer, channel, "new")
+        assert await receive(layer, channel) == "new"
+    else:
+        receiving = asyncio.ensure_future(layer.receive(channel))
+        await memberships(layer, 0)
+        await tell(layer, channel, "new")
+        assert (await asyncio.wait_for(receiving, PATIENCE))["type"] == "new"
+    await memberships(layer, 0)
+
+
+# The rest of a channel's life.
+
+
+async def test_flush_throws_parked_messages_away(make: Make) -> None:
+    """flush() by any layer of the process and prefix; afterwards there is all room again, and sends work as before."""
+    layer, other, apart = await ready(make(capacity=1)), await ready(make()), await ready(make(prefix="apart"))
+    for flushing in (layer, other):
+        channel, far = await layer.new_channel(), await apart.new_channel()
+        await tell(layer, channel, "gone")
+        await tell(apart, far, "stays")
+        assert pending(layer) == 0
+        await flushing.flush()
+        assert not has_parked(layer)
+        await tell(layer, channel, "after")
+        assert await receive(layer, channel) == "after"
+        assert await receive(apart, far) == "stays"
+
+
+async def test_cancelled_receivers_keep_the_order(layer: Layer) -> None:
+    """Messages that were handed to receivers who are cancelled before they run come back in front, in order."""
+    channel = await (await ready(layer)).new_channel()
+    receiving = [asyncio.ensure_future(layer.receive(channel)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await tell(layer, channel, *"abcde")
+    for task in reversed(receiving):
+        task.cancel()
+    await asyncio.gather(*receiving, return_exceptions=True)
+    await tell(layer, channel, "f")
+    assert sorted(await receive_many(layer, channel, 6)) == list("abcdef")
+    task = asyncio.ensure_future(layer.receive(channel))
+    await asyncio.sleep(0)
+    await tell(layer, channel, *"abc")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await tell(layer, channel, "d")
+    assert await receive_many(layer, channel, 4) == list("abcd")
+    assert pending(layer) == 0
+
+
+def test_two_loops(path: str) -> None:
+    """A message that is sent in one loop wakes a receiver in another; what is parked waits for any loop."""
+    layer = AIOSQLiteChannelLayer(path=path)
+    channel = asyncio.run(layer.new_channel())
+    heard: list[str] = []
+
+    async def hear() -> None:
+        heard.extend(await receive_many(layer, channel, 100))
+
+    thread = threading.Thread(target=asyncio.run, args=(hear(),))
+    thread.start()
+
+    async def send() -> None:
+        await until(lambda: layer._mailboxes.queues() > 0)
+        for number in range(100):
+            await tell(layer, channel, str(number))
+        assert pending(layer) == 0
+
+    asyncio.run(send())
+    thread.join(PATIENCE)
+    assert heard == [str(number) for number in range(100)]
+    asyncio.run(tell(layer, channel, "parked"))
+    assert asyncio.run(receive(layer, channel)) == "parked"
+    asyncio.run(layer.close())
+
+
+async def test_closed_and_opened_again(layer: Layer) -> None:
+    """What is parked outlives close(), and messages that come after it come after it."""
+    channel = await (await ready(layer)).new_channel()
+    await tell(layer, channel, "before")
+    assert pending(layer) == 0
+    await layer.close()
+    await tell(layer, channel, "after")
+    await layer.close()
+    assert await receive_many(layer, channel, 2) == ["before", "after"]
+
+
+async def test_a_stranger_that_rings_no_bell(path: str) -> None:
+    """Rows of a program that rings no bell may come late, but each comes once, as do the messages around them."""
+    layer = AIOSQLiteChannelLayer(path=path)
+    channel = await (await ready(layer)).new_channel()
+    queue, _, local = channel.partition("!")
+    await tell(layer, channel, "0")
+    stranger = apsw.Connection(path)
+    for number in range(1, 20):
+        if number % 2:
+            stranger.execute(
+                "INSERT INTO channels_lite_message (prefix, queue, targets, payload, expires_at) "
+                "VALUES ('', ?, json_array(?), ?, 9999999999999)",
+                (f"{queue}!", local, msgspec.msgpack.encode({"type": str(number)})),
+            )
+        else:
+            await tell(layer, channel, str(number))
+    stranger.close()
+    assert sorted(await receive_many(layer, channel, 20), key=int) == [str(number) for number in range(20)]
+    await tell(layer, channel, "end")
+    assert await receive(layer, channel) == "end"
+    await layer.close()
+    await asyncio.sleep(0)
