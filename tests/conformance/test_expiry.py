@@ -129,7 +129,7 @@ async def test_a_parked_message_expires_too(make):
     gone, quick = await layer.new_channel(), await layer.new_channel()
     for channel in (gone, quick):
         await layer.group_add("group", channel)
-    await layer.group_send("group", {"type": "x"})
+    await make(expiry=EXPIRY).group_send("group", {"type": "x"})
     await soon(layer.receive(quick))
     await expire()
     await layer.clean_expired()
@@ -143,8 +143,9 @@ async def test_an_expired_parked_message_is_not_received_even_before_it_is_swept
     """The receiver that comes late gets the next message and not the expired one."""
     layer = make(expiry=EXPIRY, auto_trim=False)
     late, quick = await layer.new_channel(), await layer.new_channel()
-    await layer.send(late, {"type": "old"})
-    await layer.send(quick, {"type": "x"})
+    other = make(expiry=EXPIRY, auto_trim=False)
+    await other.send(late, {"type": "old"})
+    await other.send(quick, {"type": "x"})
     await soon(layer.receive(quick))
     await expire()
     await layer.send(late, {"type": "new"})
