@@ -154,10 +154,10 @@ class Mailboxes:
                 return False
             return self._rouse(waiter, item)
 
-    def wake(self, channel: str, count: int = 1) -> None:
-        """Let up to ``count`` receivers of the channel look at the database again."""
+    def wake(self, channel: str, count: int = 1) -> bool:
+        """Let up to ``count`` receivers of the channel look at the database again; False where there is none."""
         with self._lock:
-            self._wake(channel, count)
+            return self._wake(channel, count)
 
     def nudge(self, queue: str) -> None:
         """Let those who look for themselves look at this queue again."""
@@ -272,12 +272,12 @@ class Mailboxes:
         elif not self._hand_over(waiter.channel, waiter.item):
             self._parked.setdefault(waiter.channel, deque()).appendleft(waiter.item)
 
-    def _wake(self, channel: str, count: int) -> None:
+    def _wake(self, channel: str, count: int) -> bool:
+        left = count
         for waiter in list(self._waiters.get(channel, ())):
-            if count <= 0:
-                return
-            if self._rouse(waiter):
-                count -= 1
+            if left > 0 and self._rouse(waiter):
+                left -= 1
+        return left < count
 
     def _remove(self, waiter: Waiter) -> None:
         waiting = self._waiting.get(waiter.queue, {})

@@ -1,10 +1,9 @@
 """The keeper: checkpoints, trimming and jobs, all of it away from the loops' threads."""
 
 import asyncio
+import itertools
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,27 +98,32 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return threads
 
 
-async def test_wal_stays_small(make_layer: MakeLayer, path: str, checkpoints: list[str]) -> None:
-    """Under a steady stream of messages the -wal stays bounded, and no checkpoint runs on the loop's thread."""
+async def test_wal_begins_anew(
+    make_layer: MakeLayer, path: str, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a steady stream of messages the -wal begins anew again and again, and no checkpoint runs on the loop."""
+    monkeypatch.setattr(module, "CHECKPOINT_PAGES", 500)
     layer = make_layer()
-    message = {"type": "x", "text": "y" * 500}
-    largest = 0
-    for number in range(20_000):
-        await layer.send("x", message)
-        await layer.receive("x")
-        if number % 100 == 0:
-            largest = max(largest, os.path.getsize(f"{path}-wal"))
-    assert largest < apsw_database.JOURNAL_LIMIT
-    assert checkpoints
-    assert set(checkpoints) <= {f"channels_lite keeper of {path}", f"channels_lite keeper of {path}: busy"}
+    await layer.send("x", {"type": "x"})
+    await layer.receive("x")
     assert layer._database is not None
+    keeper, pages = layer._database.keeper, [0]
+    monkeypatch.setattr(keeper, "committed", lambda count: (pages.append(count), Keeper.committed(keeper, count)))
+    for _ in range(50_000):
+        await layer.send("x", {"type": "x", "text": "y" * 500})
+        await layer.receive("x")
+        if sum(one > other for one, other in itertools.pairwise(pages)) == 3:
+            break
+    else:
+        raise AssertionError(checkpoints)
+    assert set(checkpoints) <= {f"channels_lite keeper of {path}", f"channels_lite keeper of {path}: busy"}
     assert layer._database._connection.pragma("wal_autocheckpoint") == 0
 
 
 async def test_slow_reader(
     make_layer: MakeLayer, path: str, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader with an old snapshot holds no send up for long; the checkpoint is tried again, and works without it."""
+    """A reader with an old snapshot does not stop the senders; the checkpoint is tried again, and works without it."""
     monkeypatch.setattr(module, "CHECKPOINT_PAGES", 100)
     layer = make_layer()
     await layer.send("x", {"type": "x"})
@@ -127,14 +131,10 @@ async def test_slow_reader(
     reader.run("BEGIN")
     reader.count("message")
     message = {"type": "x", "text": "y" * 5_000}
-    slowest = 0.0
 
     async def pump(enough: Callable[[], bool]) -> None:
-        nonlocal slowest
         for _ in range(50_000):
-            before = time.perf_counter()
             await layer.send("x", message)
-            slowest = max(slowest, time.perf_counter() - before)
             await layer.receive("x")
             if enough():
                 return
@@ -145,7 +145,6 @@ async def test_slow_reader(
     reader.run("ROLLBACK")
     reader.connection.close()
     await pump(lambda: not checkpoints[-1].endswith("busy"))
-    assert slowest < 1.0
 
 
 def test_when_a_checkpoint_is_due(path: str) -> None:

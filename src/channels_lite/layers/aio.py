@@ -41,6 +41,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         self._upkeep(database)
         return database
 
+    def _closed(self) -> None:
+        super()._closed()
+        self._batches.clear()
+
     # Writing.
 
     async def _write(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:

@@ -21,7 +21,7 @@ from channels_lite.store import Claimed
 T = TypeVar("T")
 
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
-ADDRESSES = 10_000  # names that a layer remembers to be valid
+ADDRESSES = 10_000  # names that a layer remembers
 
 _parse_targets = msgspec.json.Decoder(list[str]).decode
 
@@ -43,6 +43,7 @@ class SQLiteLayer(OpenableLayer[D]):
     def _begin(self) -> None:
         super()._begin()
         self._addresses: dict[str, Address] = {}
+        self._told: set[str] = set()  # normal channels that this process sent to while nobody waited here
         self._queues_here: set[str] = set()  # that new_channel() made channels of
         self._empty: dict[str, list[Hashable]] = {}  # queues with nothing in the database -> [its news then]
 
@@ -156,10 +157,11 @@ class SQLiteLayer(OpenableLayer[D]):
 
     async def _next(self, channel: str, queue: str, attempt: int) -> Item | None:
         """One wait: a message, or None when it is time to look again."""
-        if attempt and not queue.endswith("!"):  # there was a hint, which is mostly true
-            taken = self._take(queue)
+        if attempt or queue in self._told:  # there was a hint, which is mostly true
+            taken = None if queue.endswith("!") else self._take(queue)
             if taken is not None:
                 return taken
+            self._told.discard(queue)
         mailboxes = self._mailboxes
         waiter = mailboxes.wait(channel, queue)  # register, then look
         try:
@@ -310,8 +312,11 @@ class SQLiteLayer(OpenableLayer[D]):
             self._mailboxes.clear()
 
     def _hint(self, queue: str) -> None:
-        """See to it that somebody who waits on a normal channel looks again."""
-        self._mailboxes.wake(queue)
+        """See to it that somebody who waits on a normal channel looks again, or the next one who comes."""
+        if not self._mailboxes.wake(queue):
+            if len(self._told) >= ADDRESSES:
+                self._told.clear()
+            self._told.add(queue)
 
     @abc.abstractmethod
     def _collect(self, queue: str) -> None:
