@@ -15,8 +15,9 @@ from channels_lite import schema
 from channels_lite.apsw_database import ApswDatabase
 from channels_lite.drops import Reason
 from channels_lite.errors import LayerClosed
+from channels_lite.layers import base
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
 
@@ -92,6 +93,28 @@ async def test_a_group_has_one_row_for_each_process(make_layer: MakeLayer, path:
     rows = reader.execute("SELECT queue, json_array_length(targets), group_name FROM channels_lite_message").fetchall()
     reader.close()
     assert sorted((length or 0, group) for _, length, group in rows) == [(0, "group"), (3, "group"), (500, "group")]
+
+
+async def test_a_hint_that_is_not_true_any_more(make_layer: MakeLayer) -> None:
+    """Who was told of a message that another process took meanwhile waits for the next one."""
+    layer, other = make_layer(), make_layer()
+    await layer.send("x", {"number": 1})
+    assert await other.receive("x") == {"number": 1}
+    receiving = asyncio.create_task(layer.receive("x"))
+    await until(lambda: layer._mailboxes.queues() == 1)
+    await other.send("x", {"number": 2})
+    assert await asyncio.wait_for(receiving, PATIENCE) == {"number": 2}
+
+
+async def test_hints_are_bounded(layer: AIOSQLiteChannelLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender of messages that others receive does not remember each of their channels."""
+    monkeypatch.setattr(base, "ADDRESSES", 10)
+    for number in range(25):
+        await layer.send(f"x.{number}", {"type": "x"})
+    assert len(layer._told) <= 10
+    assert len(layer._addresses) <= 10
+    for number in range(25):
+        assert await layer.receive(f"x.{number}") == {"type": "x"}
 
 
 @pytest.fixture
