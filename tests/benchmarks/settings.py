@@ -9,6 +9,8 @@ from typing import Any
 
 FOLDER = os.environ["CHANNELS_LITE_BENCHMARK"]
 REDIS = os.environ.get("CHANNELS_LITE_BENCHMARK_REDIS", "redis://127.0.0.1:6379")  # or unix:///path
+# redis-py 8 gives up after 5 seconds, which is just as long as channels_redis waits for a message.
+HOST = {"address": REDIS, "socket_timeout": None}
 WAL = {"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}
 OURS = "channels_lite.layers"
 
@@ -32,7 +34,7 @@ def _both(name: str, backend: str, **config: Any) -> dict[str, Any]:
 
 
 def _redis(name: str, backend: str) -> dict[str, Any]:
-    return _both(name, f"channels_redis.{backend}", hosts=[REDIS], prefix=f"{name}-{REDIS.partition(':')[0]}")
+    return _both(name, f"channels_redis.{backend}", hosts=[HOST], prefix=f"{name}-{REDIS.partition(':')[0]}")
 
 
 SECRET_KEY = "only for measuring, and long enough for it"
