@@ -1,12 +1,9 @@
 """What the tasks of one event loop write at the same time, in one transaction."""
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
-
-import apsw
 
 from channels_lite.apsw_database import TURN, ApswDatabase, Sent, Write
 from channels_lite.errors import Locked
@@ -75,10 +72,14 @@ class Batch:
 
     def _write_all(self, writes: list[Write]) -> list[Sent | Exception]:
         """The outcomes of as many of the writes, from the first on, as there is time for."""
-        if len(writes) > 1:
-            with contextlib.suppress(apsw.Error):  # nothing was written: the one whose fault it is shall fail alone
-                return self.database.send_together(self._prefix, writes)
-        return self._write_each(writes)
+        if len(writes) == 1:
+            return self._write_each(writes)
+        try:
+            return self.database.send_together(self._prefix, writes)
+        except Locked:
+            raise
+        except Exception:  # nothing was written: the one whose fault it is shall fail alone
+            return self._write_each(writes)
 
     def _write_each(self, writes: list[Write]) -> list[Sent | Exception]:
         end = self._loop.time() + TURN

@@ -204,3 +204,18 @@ async def test_a_full_disk_fails_whose_message_does_not_fit(opened: Layer) -> No
     assert not connection.in_transaction
     await opened.send("jobs", number(5))
     assert await numbers(opened, "jobs") == [0, 1, 3, 4, 5]
+
+
+async def test_an_error_that_is_not_sqlites(opened: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails in Python fails its task only too, and leaves no transaction open."""
+
+    def fail(execute: Any) -> Any:
+        raise OverflowError("no such number")
+
+    async def write_it() -> Any:
+        return await opened._write(fail)
+
+    results = await outcomes(begin(opened.send("jobs", number(0)), write_it(), opened.send("jobs", number(1))))
+    assert [type(result) for result in results] == [type(None), OverflowError, type(None)]
+    assert not database_of(opened)._connection.in_transaction
+    assert await numbers(opened, "jobs") == [0, 1]
