@@ -219,3 +219,17 @@ async def test_an_error_that_is_not_sqlites(opened: Layer, monkeypatch: pytest.M
     assert [type(result) for result in results] == [type(None), OverflowError, type(None)]
     assert not database_of(opened)._connection.in_transaction
     assert await numbers(opened, "jobs") == [0, 1]
+
+
+async def test_an_error_while_waking_is_the_receivers(opened: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a message is committed and cannot be claimed, its senders have sent it, once; who waits gets the error."""
+    channel = await opened.new_channel()
+    monkeypatch.setattr(opened, "_is_first_in", lambda queue: False)
+    receiving = begin(opened.receive(channel))
+    await until(lambda: opened._mailboxes.queues() == 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "claim_queue", lambda *arguments: (_ for _ in ()).throw(apsw.FullError("disk full")))
+        results = await outcomes(begin(*(opened.send(channel, number(value)) for value in range(3))))
+    assert results == [None] * 3
+    assert [type(result) for result in await outcomes(receiving)] == [apsw.FullError]
+    assert [(await asyncio.wait_for(opened.receive(channel), PATIENCE))["number"] for _ in range(3)] == [0, 1, 2]

@@ -106,6 +106,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
                 pass
         except Locked:
             _call_later(loop or waiting, pause(attempt), self._collect, queue, attempt + 1, loop)
+        except Exception as error:  # for those who wait, not for the sender, whose message has been committed
+            self._mailboxes.fail(error, queue)
 
     def _claim_and_deliver(self, execute: Execute, queue: str) -> int:
         # Under the database's lock until all is delivered: another thread's later claim must not overtake.
