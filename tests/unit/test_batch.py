@@ -20,6 +20,7 @@ from channels_lite.apsw_database import ApswDatabase, Sent, Write
 from channels_lite.batch import Batch
 from channels_lite.drops import Reason
 from channels_lite.errors import DatabaseBusy, LayerClosed
+from channels_lite.guard import Connection
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from tests.patience import PATIENCE, until
 
@@ -64,7 +65,7 @@ def database_of(layer: Layer) -> ApswDatabase:
 @pytest.fixture
 def stranger(opened: Layer, path: str) -> Iterator[apsw.Connection]:
     """A connection of somebody else's to the same file, as another process has one."""
-    connection = apsw.Connection(path)
+    connection = Connection(path)  # one that lets the layer open the file again
     yield connection
     connection.close()
 
@@ -95,10 +96,8 @@ async def outcomes(tasks: list["asyncio.Task[Any]"]) -> list[Any]:
 
 async def numbers(layer: Layer, channel: str) -> list[int]:
     """The numbers of all messages that are there on a channel, in their order."""
-    found = []
-    while await layer._aside(lambda execute: store.has_live(execute, "", channel)):
-        found.append((await asyncio.wait_for(layer.receive(channel), PATIENCE))["number"])
-    return found
+    found = database_of(layer).read(store.pending, "", [channel], 10_000)[channel]
+    return [(await asyncio.wait_for(layer.receive(channel), PATIENCE))["number"] for _ in range(found)]
 
 
 # One transaction.
@@ -143,9 +142,7 @@ async def test_a_task_that_takes_over_is_alone_after_its_first_write(opened: Lay
     assert turns == []
 
 
-async def test_more_than_fits_into_a_turn(
-    opened: Layer, commits: Commits, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_more_than_fits_into_a_turn(opened: Layer, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where time is up after each write, they are as many transactions, and their order stays."""
     monkeypatch.setattr(apsw_database, "TURN", -1)
     assert await outcomes(begin(*(opened.send("jobs", number(value)) for value in range(10)))) == [None] * 10
@@ -233,3 +230,332 @@ async def test_an_error_while_waking_is_the_receivers(opened: Layer, monkeypatch
     assert results == [None] * 3
     assert [type(result) for result in await outcomes(receiving)] == [apsw.FullError]
     assert [(await asyncio.wait_for(opened.receive(channel), PATIENCE))["number"] for _ in range(3)] == [0, 1, 2]
+
+
+# Order.
+
+
+async def test_an_inline_write_does_not_overtake(opened: Layer, stranger: apsw.Connection) -> None:
+    """The task that wrote last waits in line as soon as others wait, and writes inline again after them."""
+    with locked(stranger):
+        tasks = begin(*(opened.send("jobs", number(value)) for value in range(3)))
+        await asyncio.sleep(0)
+        own = asyncio.ensure_future(opened.send("jobs", number(3)))
+        await asyncio.sleep(0)
+        assert not own.done()
+    await opened.send("jobs", number(4))
+    assert await outcomes([*tasks, own]) == [None] * 4
+    await opened.send("jobs", number(5))
+    assert await numbers(opened, "jobs") == list(range(6))
+
+
+async def test_tasks_in_the_order_in_which_they_began(opened: Layer, commits: Commits) -> None:
+    """Each of twenty tasks sends five messages: its own are in order, and each round is in the order of the tasks."""
+
+    async def send(sender: int) -> None:
+        for value in range(5):
+            await opened.send("jobs", {"type": "x", "number": (value, sender)})
+
+    assert await outcomes(begin(*map(send, range(20)))) == [None] * 20
+    assert commits.since_the_last_call() == 5
+    assert await numbers(opened, "jobs") == [[value, sender] for value in range(5) for sender in range(20)]
+
+
+async def test_different_writes_take_effect_in_their_order(opened: Layer, commits: Commits) -> None:
+    """A group's message reaches who was added before it and not discarded, all in one transaction."""
+
+    def send(value: int) -> Any:
+        return opened.send("jobs", number(value))
+
+    def add() -> Any:
+        return opened.group_add("group", "jobs")
+
+    def discard() -> Any:
+        return opened.group_discard("group", "jobs")
+
+    def group_send(value: int) -> Any:
+        return opened._group_send("group", opened._codec.encode(number(value), 60), 60_000, ())
+
+    writes = (send(0), group_send(-1), add(), group_send(1), send(2), discard(), group_send(-2), send(3), add())
+    assert await outcomes(begin(*writes, group_send(4))) == [None] * 10
+    assert commits.since_the_last_call() == 1
+    assert await numbers(opened, "jobs") == [0, 1, 2, 3, 4]
+
+
+async def test_drops_of_a_groups_message_are_its_own(make_layer: MakeLayer) -> None:
+    """Each write in a transaction knows the channels that it considered itself: what it skipped is counted once."""
+    layer = make_layer(channel_capacity={"full": 1})
+    for channel in ("full", "jobs"):
+        await layer.group_add("group", channel)
+    await layer.group_add("others", "elsewhere")
+    await layer.send("full", number(0))
+    commits = Commits(database_of(layer))
+    writes = (
+        layer.group_send("group", number(1)),
+        layer.send("jobs", number(2)),
+        layer.group_send("others", number(3)),
+    )
+    assert await outcomes(begin(*writes)) == [None] * 3
+    assert commits.since_the_last_call() == 1
+    assert layer.drops.by_reason == {Reason.FULL: 1}
+    assert await numbers(layer, "full") == [0]
+    assert await numbers(layer, "jobs") == [1, 2]
+    assert await numbers(layer, "elsewhere") == [3]
+
+
+def test_each_write_says_what_it_did(path: str) -> None:
+    """The queues and the considered channels of one write in a transaction are not those of the one before."""
+    database = ApswDatabase(path)
+    layer = Rules()
+    database.enlist(layer, layer.room)
+
+    def sending(queue: str) -> Write:
+        return Write(store.send, ("", queue, None, b"x", None, 60_000))
+
+    def to_group(group: str) -> Write:
+        return Write(store.group_send, ("", group, b"x", id(layer), 60_000))
+
+    adding = Write(store.group_add, ("", "group", "member", "", 60_000))
+    writes = [sending("a"), adding, to_group("group"), to_group("nobody"), sending("b")]
+    assert database.send_together("", writes) == [
+        Sent(("a",), []),
+        Sent((), []),
+        Sent(["member"], ["member"]),
+        Sent([], []),
+        Sent(("b",), []),
+    ]
+    database.close()
+
+
+class Rules:
+    """What the database asks a layer."""
+
+    def room(self, channel: str) -> int:
+        return 10
+
+    def hear(self, prefix: str, queue: str) -> bool:
+        return False
+
+
+# Cancelling.
+
+
+async def test_a_sender_cancelled_before_its_turn_sends_nothing(opened: Layer, commits: Commits) -> None:
+    """The others send, in order."""
+    tasks = begin(*(opened.send("jobs", number(value)) for value in range(5)))
+    await asyncio.sleep(0)
+    assert commits.since_the_last_call() == 0
+    tasks[2].cancel()
+    results = await outcomes(tasks)
+    assert [type(result) for result in results] == [type(None)] * 2 + [asyncio.CancelledError] + [type(None)] * 2
+    assert commits.since_the_last_call() == 1
+    assert await numbers(opened, "jobs") == [0, 1, 3, 4]
+
+
+async def test_a_sender_cancelled_after_the_commit(opened: Layer, commits: Commits) -> None:
+    """Its message has been sent, once, and so have the others'."""
+    tasks = begin(*(opened.send("jobs", number(value)) for value in range(5)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert commits.since_the_last_call() == 1
+    assert not any(task.done() for task in tasks)
+    tasks[2].cancel()
+    assert [isinstance(result, asyncio.CancelledError) for result in await outcomes(tasks)].count(True) == 1
+    assert await numbers(opened, "jobs") == [0, 1, 2, 3, 4]
+
+
+async def test_senders_cancelled_while_the_database_is_locked(opened: Layer, stranger: apsw.Connection) -> None:
+    """They send nothing, however long they had waited; the rest send, in order."""
+    with locked(stranger):
+        tasks = begin(*(opened.send("jobs", number(value)) for value in range(10)))
+        await until(lambda: opened._batches[asyncio.get_running_loop()]._attempts > 3)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.wait(tasks[::2])
+    await asyncio.wait_for(asyncio.gather(*tasks[1::2]), PATIENCE)
+    assert await numbers(opened, "jobs") == [1, 3, 5, 7, 9]
+
+
+async def test_all_are_cancelled(opened: Layer, commits: Commits) -> None:
+    """Nothing is written, and the next sender is not held up."""
+    tasks = begin(*(opened.send("jobs", number(value)) for value in range(5)))
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await outcomes(begin(opened.send("jobs", number(5)), opened.send("jobs", number(6))))
+    assert commits.since_the_last_call() == 1
+    assert await numbers(opened, "jobs") == [5, 6]
+
+
+# A locked database.
+
+
+class Timers:
+    """The loop's timers for another try, and how often the loop has turned at each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set = self.most = 0
+        self.turns = 0
+        self.tries: list[int] = []
+        self._call_later = loop.call_later
+        self._loop = loop
+        monkeypatch.setattr(loop, "call_later", self._later)
+        self._turn()
+
+    def _turn(self) -> None:
+        self.turns += 1
+        self._handle = self._loop.call_soon(self._turn)
+
+    def _later(self, delay: float, callback: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if getattr(callback, "__func__", None) is not Batch._flush:
+            return self._call_later(delay, callback, *arguments, **options)
+        self.set += 1
+        self.most = max(self.most, self.set)
+        return self._call_later(delay, self._try, callback)
+
+    def _try(self, callback: Callable[[], None]) -> None:
+        self.set -= 1
+        self.tries.append(self.turns)
+        callback()
+
+    def end(self) -> None:
+        self._handle.cancel()
+
+
+async def test_a_thousand_senders_wait_for_a_lock_with_one_timer(
+    make_layer: MakeLayer, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes on between two tries; when the lock is gone, all messages are sent, in order."""
+    layer = make_layer(capacity=2000)
+    await layer.send("warm-up", {"type": "x"})
+    stranger = apsw.Connection(path)
+    timers = Timers(asyncio.get_running_loop(), monkeypatch)
+    with locked(stranger):
+        tasks = begin(*(layer.send("jobs", number(value)) for value in range(500)))
+        await until(lambda: len(timers.tries) > 3)
+        tasks += begin(*(layer.send("jobs", number(value)) for value in range(500, 1000)))
+        seen = len(timers.tries)
+        await until(lambda: len(timers.tries) > seen + 10)
+        assert not any(task.done() for task in tasks)
+    stranger.close()
+    assert await outcomes(tasks) == [None] * 1000
+    timers.end()
+    assert timers.most == 1
+    assert len(set(timers.tries)) == len(timers.tries)
+    assert await numbers(layer, "jobs") == list(range(1000))
+
+
+async def test_whose_time_is_over_has_sent_nothing(
+    path: str, alias: str, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OPTIONS["timeout"] of the alias bounds the wait: each gets DatabaseBusy, and its message is not sent later."""
+    monkeypatch.setitem(connections.settings[alias], "OPTIONS", {"timeout": 0.02})
+    layer = make_layer(database=alias)
+    await layer.send("warm-up", {"type": "x"})
+    stranger = apsw.Connection(path)
+    with locked(stranger):
+        results = await outcomes(begin(*(layer.send("jobs", number(value)) for value in range(20))))
+        assert {type(result) for result in results} == {DatabaseBusy}
+        with pytest.raises(DatabaseBusy):
+            await layer.send("jobs", number(20))
+    stranger.close()
+    await layer.send("jobs", number(21))
+    assert await outcomes(begin(layer.send("jobs", number(22)), layer.send("jobs", number(23)))) == [None] * 2
+    assert await numbers(layer, "jobs") == [21, 22, 23]
+
+
+async def test_each_waits_for_as_long_as_its_own_time(opened: Layer, stranger: apsw.Connection) -> None:
+    """The time of one sender is over, and not that of those before and after it."""
+    line = opened._batch(database_of(opened))
+    with locked(stranger):
+        tasks = []
+        for value, patience in enumerate((PATIENCE, 0, PATIENCE)):
+            line._patience = patience
+            tasks += begin(opened.send("jobs", number(value)))
+            await asyncio.sleep(0)
+        with pytest.raises(DatabaseBusy):
+            await asyncio.wait_for(tasks[1], PATIENCE)
+        await until(lambda: line._attempts > 3)
+        assert not tasks[0].done()
+        assert not tasks[2].done()
+    await asyncio.wait_for(asyncio.gather(tasks[0], tasks[2]), PATIENCE)
+    assert await numbers(opened, "jobs") == [0, 2]
+
+
+# Closing, and other loops.
+
+
+@pytest.mark.parametrize("waiting", [1, 5])
+async def test_closing_while_writes_wait_for_a_lock(opened: Layer, stranger: apsw.Connection, waiting: int) -> None:
+    """Each sender gets LayerClosed, and nothing of it is sent; the layer can be used again, in the same loop."""
+    with locked(stranger):
+        tasks = begin(*(opened.send("jobs", number(value)) for value in range(waiting)))
+        await until(lambda: opened._batches[asyncio.get_running_loop()]._attempts > 3)
+        await opened.close()
+        assert [type(result) for result in await outcomes(tasks)] == [LayerClosed] * waiting
+    await opened.send("jobs", number(-1))
+    assert await numbers(opened, "jobs") == [-1]
+
+
+async def test_closing_one_of_two_layers_on_a_file(opened: Layer, make_layer: MakeLayer) -> None:
+    """While another layer keeps the database open, writes that wait when theirs is closed have been sent."""
+    other = make_layer()
+    await other.send("warm-up", {"type": "x"})
+    tasks = begin(*(opened.send("jobs", number(value)) for value in range(5)))
+    await asyncio.sleep(0)
+    await opened.close()
+    results = await outcomes(tasks)
+    assert results == [None] * 5
+    assert await numbers(other, "jobs") == [0, 1, 2, 3, 4]
+
+
+def test_a_loop_that_is_closed_with_writes_waiting(path: str) -> None:
+    """They are not sent, and neither they nor their loop disturb the next one that uses the layer."""
+    layer = AIOSQLiteChannelLayer(path=path)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(layer.send("warm-up", {"type": "x"}))
+    stranger = apsw.Connection(path)
+    with locked(stranger):
+        coroutines = [layer.send("jobs", number(value)) for value in range(3)]
+        tasks = [loop.create_task(coroutine) for coroutine in coroutines]
+        loop.run_until_complete(_turns(5))
+        loop.close()
+        assert not any(task.done() for task in tasks)
+    stranger.close()
+    asyncio.run(_use_and_close(layer, loop))
+    for task, coroutine in zip(tasks, coroutines, strict=True):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        coroutine.close()
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def _use_and_close(layer: Layer, closed: asyncio.AbstractEventLoop) -> None:
+    assert await outcomes(begin(*(layer.send("jobs", number(value)) for value in range(10, 13)))) == [None] * 3
+    assert closed not in layer._batches
+    assert await numbers(layer, "jobs") == [10, 11, 12]
+    await layer.close()
+
+
+async def test_loops_of_two_threads(make_layer: MakeLayer) -> None:
+    """Tasks of two loops write through one layer at once: all is sent, and the messages of each are in order."""
+    layer = make_layer(capacity=2000)
+    await layer.send("warm-up", {"type": "x"})
+
+    async def send_all(loop: int) -> None:
+        for start in range(0, 200, 20):
+            sends = (layer.send("jobs", {"type": "x", "number": (loop, start + value)}) for value in range(20))
+            await asyncio.gather(*sends)
+
+    threads = [threading.Thread(target=asyncio.run, args=(send_all(loop),)) for loop in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    received = await numbers(layer, "jobs")
+    for loop in range(3):
+        assert [value for sender, value in received if sender == loop] == list(range(200))  # type: ignore[misc]
