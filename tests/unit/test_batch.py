@@ -2,12 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apsw
@@ -15,7 +11,7 @@ import pytest
 from channels.exceptions import ChannelFull, MessageTooLarge
 from django.db import connections
 
-from channels_lite import apsw_database, batch, store
+from channels_lite import apsw_database, store
 from channels_lite.apsw_database import ApswDatabase, Sent, Write
 from channels_lite.batch import Batch
 from channels_lite.drops import Reason
