@@ -103,3 +103,22 @@ async def test_cancelling_one_receiver_leaves_the_others(layer):
     received = await soon(asyncio.gather(*tasks[1::2]))
     assert [message["type"] for message in received] == channels[1::2]
     await asyncio.gather(*tasks[::2], return_exceptions=True)
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_cancelling_one_sender_leaves_the_others(layer, steps):
+    """Of senders at the same time one is cancelled, at each of its steps: the others' messages are there, in order."""
+    await layer.send("jobs", {"type": "warm up"})
+    await layer.receive("jobs")
+    tasks = [asyncio.ensure_future(layer.send("jobs", {"type": "x", "number": number})) for number in range(5)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    tasks[2].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[:2] + results[3:] == [None] * 4
+    received = [(await soon(layer.receive("jobs")))["number"] for _ in range(4)]
+    if results[2] is None or 2 in received:  # a sender that was cancelled may have sent
+        received.append((await soon(layer.receive("jobs")))["number"])
+    assert [number for number in received if number != 2] == [0, 1, 3, 4]
+    assert received == sorted(received)
+    assert await is_empty(layer, "jobs")

@@ -1,5 +1,6 @@
 """Capacity."""
 
+import asyncio
 import logging
 import re
 
@@ -130,3 +131,17 @@ async def test_what_waits_in_the_process_counts_against_capacity(make):
     with pytest.raises(ChannelFull):
         await layer.send(slow, {"type": "x"})
     assert [(await soon(layer.receive(slow)))["number"] for _ in range(3)] == [0, 1, 2]
+
+
+async def test_many_send_at_once_and_some_to_a_full_channel(make):
+    """Of senders at the same time only those to the full channel fail; the others' messages are there, in order."""
+    layer = make(capacity=4)
+    await fill(layer, "full", 2)
+    channels = ["full", "jobs"] * 4
+    sends = [layer.send(channel, {"type": "x", "number": number}) for number, channel in enumerate(channels)]
+    results = await soon(asyncio.gather(*sends, return_exceptions=True))
+    assert [type(result) for result in results[::2]] == [type(None), type(None), ChannelFull, ChannelFull]
+    assert results[1::2] == [None] * 4
+    for channel, numbers in (("full", [0, 1, 0, 2]), ("jobs", [1, 3, 5, 7])):
+        assert [(await soon(layer.receive(channel)))["number"] for _ in range(4)] == numbers
+        assert await is_empty(layer, channel)

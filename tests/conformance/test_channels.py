@@ -224,3 +224,13 @@ async def test_flush_leaves_waiting_receivers_waiting(layer):
     await layer.flush()
     await layer.send(channel, {"type": "after"})
     assert (await soon(task))["type"] == "after"
+
+
+@pytest.mark.parametrize("specific", [False, True])
+async def test_tasks_that_send_at_once(layer, specific):
+    """Messages that several tasks send at the same time arrive in the order in which the tasks began."""
+    channel = await layer.new_channel() if specific else "jobs"
+    await layer.send(channel, {"type": "warm up"})
+    await layer.receive(channel)
+    await asyncio.gather(*(layer.send(channel, {"type": "x", "number": number}) for number in range(50)))
+    assert [(await soon(layer.receive(channel)))["number"] for _ in range(50)] == list(range(50))

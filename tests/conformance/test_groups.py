@@ -136,3 +136,24 @@ async def test_wait_for_time_outs_keep_the_membership(layer):
             await asyncio.wait_for(layer.receive(channel), 0.01)
     await layer.group_send("group", {"type": "news"})
     assert await soon(layer.receive(channel)) == {"type": "news"}
+
+
+async def test_sends_and_group_sends_of_a_task_among_others(make):
+    """While other tasks send, what each task does takes effect in its order: joining, leaving and every message."""
+    layer = make(capacity=1000)
+    await layer.group_add("warm-up", "jobs")
+
+    async def use(group, channel):
+        for number in range(0, 30, 3):
+            await layer.group_add(group, channel)
+            await layer.group_send(group, {"type": "x", "number": number})
+            await layer.send(channel, {"type": "x", "number": number + 1})
+            await layer.group_send(group, {"type": "x", "number": number + 2})
+            await layer.group_discard(group, channel)
+            await layer.group_send(group, {"type": "x", "number": -1})
+
+    channels = [f"normal-{number}" for number in range(5)] + [await layer.new_channel() for _ in range(5)]
+    await asyncio.gather(*(use(f"group-{number}", channel) for number, channel in enumerate(channels)))
+    for channel in channels:
+        assert [(await soon(layer.receive(channel)))["number"] for _ in range(30)] == list(range(30))
+        assert await is_empty(layer, channel)
