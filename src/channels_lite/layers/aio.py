@@ -55,7 +55,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         loop = asyncio.get_running_loop()
         batch = self._batches.get(loop)
         if batch is None or batch.database is not database:
-            self._batches = {loop: batch for loop, batch in self._batches.items() if not loop.is_closed()}
+            for closed in [other for other in list(self._batches) if other.is_closed()]:
+                self._batches.pop(closed, None)  # other threads do this as well
             batch = Batch(database, self.options.prefix, self._deadline, partial(self._busy, database.path))
             self._batches[loop] = batch
         return batch
