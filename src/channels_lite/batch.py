@@ -64,6 +64,10 @@ class Batch:
         except Locked:
             self._wait()
             return
+        except BaseException:  # the loop is interrupted, and to try again might write twice
+            while requests:
+                requests.popleft().future.cancel()
+            raise
         self._attempts = 0
         for outcome in outcomes:
             _settle(requests.popleft().future, outcome)

@@ -510,7 +510,8 @@ def test_a_loop_that_is_closed_with_writes_waiting(path: str) -> None:
     """They are not sent, and neither they nor their loop disturb the next one that uses the layer."""
     layer = AIOSQLiteChannelLayer(path=path)
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(layer.send("warm-up", {"type": "x"}))
+    warm_up = loop.create_task(layer.send("warm-up", {"type": "x"}))  # kept: no later task is taken for it
+    loop.run_until_complete(warm_up)
     stranger = apsw.Connection(path)
     with locked(stranger):
         coroutines = [layer.send("jobs", number(value)) for value in range(3)]
@@ -555,3 +556,51 @@ async def test_loops_of_two_threads(make_layer: MakeLayer) -> None:
     received = await numbers(layer, "jobs")
     for loop in range(3):
         assert [value for sender, value in received if sender == loop] == list(range(200))  # type: ignore[misc]
+
+
+async def test_two_loops_begin_to_write_at_once(opened: Layer) -> None:
+    """One that comes while another one forgets closed loops is not forgotten with them: it has one line, not two."""
+    other = asyncio.new_event_loop()
+    threads: list[threading.Thread] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def is_closed(self) -> bool:
+            if self in opened._batches and not threads:
+                work = opened.send("jobs", number(0))
+                threads.append(threading.Thread(target=other.run_until_complete, args=(work,)))
+                threads[0].start()
+                threads[0].join()
+            return super().is_closed()
+
+    first = Loop()
+    await asyncio.to_thread(first.run_until_complete, opened.send("jobs", number(1)))
+    await asyncio.to_thread(asyncio.run, opened.send("jobs", number(2)))
+    assert threads
+    assert other in opened._batches
+    first.close()
+    other.close()
+
+
+def test_an_interrupt_while_writing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ctrl-C ends the loop in the middle of a batch, nothing waits for ever in a loop that is run again."""
+    layer = AIOSQLiteChannelLayer(path=path)
+    loop = asyncio.new_event_loop()
+    warm_up = loop.create_task(layer.send("warm-up", {"type": "x"}))  # kept: no later task is taken for it
+    loop.run_until_complete(warm_up)
+    tasks = [loop.create_task(layer.send("jobs", number(value))) for value in range(3)]
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(ApswDatabase, "_run_some", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(_turns(5))
+    results = loop.run_until_complete(outcomes(tasks))
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 3
+    assert not database_of(layer)._connection.in_transaction
+    loop.run_until_complete(layer.send("jobs", number(3)))
+    assert loop.run_until_complete(numbers(layer, "jobs")) == [3]
+    loop.run_until_complete(layer.close())
+    loop.run_until_complete(_turns(1))
+    loop.close()
+
+
+def _interrupt(*arguments: Any) -> Any:
+    raise KeyboardInterrupt
