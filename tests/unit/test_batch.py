@@ -199,7 +199,18 @@ async def test_a_full_disk_fails_whose_message_does_not_fit(opened: Layer) -> No
     assert await numbers(opened, "jobs") == [0, 1, 3, 4, 5]
 
 
-async def test_an_error_that_is_not_sqlites(opened: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_transaction_that_sqlite_ends_by_itself(opened: Layer) -> None:
+    """As for a full disk, where SQLite has rolled back already what was written before."""
+    database_of(opened)._connection.execute(
+        "CREATE TEMP TRIGGER ending BEFORE INSERT ON main.channels_lite_message WHEN NEW.queue = 'bad' "
+        "BEGIN SELECT RAISE(ROLLBACK, 'all is undone'); END"
+    )
+    results = await outcomes(begin(*(opened.send(channel, number(0)) for channel in ("jobs", "bad", "jobs"))))
+    assert [type(result) for result in results] == [type(None), apsw.ConstraintError, type(None)]
+    assert await numbers(opened, "jobs") == [0, 0]
+
+
+async def test_an_error_that_is_not_sqlites(opened: Layer) -> None:
     """A write that fails in Python fails its task only too, and leaves no transaction open."""
 
     def fail(execute: Any) -> Any:
@@ -243,6 +254,23 @@ async def test_an_inline_write_does_not_overtake(opened: Layer, stranger: apsw.C
     assert await outcomes([*tasks, own]) == [None] * 4
     await opened.send("jobs", number(5))
     assert await numbers(opened, "jobs") == list(range(6))
+
+
+async def test_who_gave_up_a_write_does_not_overtake_with_the_next(opened: Layer, stranger: apsw.Connection) -> None:
+    """The task that wrote last gives up while the database is locked; its next message comes after the others'."""
+
+    async def send_twice() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await opened.send("jobs", number(-1))
+        stranger.execute("ROLLBACK")
+        await opened.send("jobs", number(2))
+
+    stranger.execute("BEGIN IMMEDIATE")
+    tasks = begin(opened.send("jobs", number(0)), opened.send("jobs", number(1)), send_twice())
+    await until(lambda: opened._batches[asyncio.get_running_loop()]._attempts > 3)
+    tasks[2].cancel()
+    assert await outcomes(tasks) == [None] * 3
+    assert await numbers(opened, "jobs") == [0, 1, 2]
 
 
 async def test_tasks_in_the_order_in_which_they_began(opened: Layer, commits: Commits) -> None:
