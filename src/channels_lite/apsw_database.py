@@ -128,7 +128,8 @@ class ApswDatabase(Database):
                 if self._connection.in_transaction:
                     self._execute("ROLLBACK", ())
                 raise
-        self.announce(prefix, {queue: None for sent in outcomes if isinstance(sent, Sent) for queue in sent.queues})
+        # Each queue as often as it got a message: one receiver is woken each time.
+        self.announce(prefix, [queue for sent in outcomes if isinstance(sent, Sent) for queue in sent.queues])
         return outcomes
 
     def _run_some(self, writes: Sequence[Write]) -> list[Sent | Exception]:
