@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import apsw
 import pytest
 
+from channels_lite.errors import LayerClosed
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from tests.patience import PATIENCE
 
@@ -28,3 +30,16 @@ async def test_each_message_wakes_a_receiver(make_layer: MakeLayer, monkeypatch:
     await asyncio.sleep(0)
     await both(*(layer.send("x", {"number": number}) for number in range(3)))
     assert await both(*receivers) == [{"number": number} for number in range(3)]
+
+
+async def test_closed_while_they_wait_for_a_lock(make_layer: MakeLayer, path: str) -> None:
+    """Several writers that wait for the database when the layer is closed all hear of that."""
+    layer = make_layer()
+    await layer.send("x", {})
+    locking = apsw.Connection(path)
+    locking.execute("BEGIN IMMEDIATE")
+    senders = [asyncio.create_task(layer.send("x", {})) for _ in range(2)]
+    await asyncio.sleep(0)
+    await layer.close()
+    assert [type(error) for error in await both(*senders)] == [LayerClosed, LayerClosed]
+    locking.close()
