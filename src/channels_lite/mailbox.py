@@ -302,6 +302,8 @@ class Mailboxes:
         left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item)]
         for waiter in reversed(left):
             self._give_on(waiter)
+        for waiter in stale:  # it may be abandoned yet, when its task is thrown away: it has nothing to give on then
+            waiter.item, waiter.woken = None, False
 
 
 def _has_room(items: deque[Item] | None, limit: int | None) -> bool:

@@ -503,6 +503,23 @@ def test_message_of_a_closed_loop_goes_to_a_waiter(boxes: Mailboxes, new_loop: N
     assert run(here, served, boxes, run(here, boxes.wait, "x", "x")) is B
 
 
+def test_closed_loop_is_forgotten_and_its_task_thrown_away(boxes: Mailboxes, new_loop: NewLoop) -> None:
+    """What a closed loop's receiver had is given on once, though its task is thrown away only afterwards."""
+    closed, here = new_loop(), new_loop()
+    late = run(closed, boxes.wait, "x", "x")
+    hinted = run(closed, boxes.wait, "y", "y")
+    put(boxes, "x", A, None)
+    boxes.wake("y")
+    closed.close()
+    waiter = run(here, boxes.wait, "x", "x")
+    others = [run(here, boxes.wait, "y", "y") for _ in range(2)]
+    for gone in (late, hinted):
+        boxes.abandon(gone)
+    assert run(here, served, boxes, waiter) is A
+    assert not any(other.woken for other in others)
+    assert boxes.pop("x", "x") is None
+
+
 def test_hint_of_a_closed_loop_goes_to_a_waiter(boxes: Mailboxes, new_loop: NewLoop) -> None:
     """A hint spent on a closed loop is given on as well: no other commit may ever bring a second one."""
     closed, here = new_loop(), new_loop()
