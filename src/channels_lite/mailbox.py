@@ -68,7 +68,8 @@ class Mailboxes:
     """The waiters of one layer in this process, and what has been claimed for channels that nobody waits on."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may end a receive() of a closed loop, which abandons its waiter, at any time.
+        self._lock = threading.RLock()
         self._parked: dict[str, deque[Item]] = {}
         self._unasked: dict[str, deque[Item]] = {}  # queue -> messages parked since anybody last received from it
         self._waiters: dict[str, list[Waiter]] = {}  # channel -> waiters, oldest first

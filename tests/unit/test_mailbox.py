@@ -1,7 +1,9 @@
 """Waiting receivers and parked messages, without a database."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -518,6 +520,34 @@ def test_closed_loop_is_forgotten_and_its_task_thrown_away(boxes: Mailboxes, new
     assert run(here, served, boxes, waiter) is A
     assert not any(other.woken for other in others)
     assert boxes.pop("x", "x") is None
+
+
+def test_a_receiver_that_the_garbage_collector_ends(boxes: Mailboxes, new_loop: NewLoop) -> None:
+    """The collector may throw away a closed loop's receiver while the same thread is inside the mailboxes."""
+    closed = new_loop()
+
+    async def receive() -> None:
+        waiter = boxes.wait("x!y", "x!")
+        try:
+            await waiter.future
+        finally:
+            boxes.abandon(waiter)
+
+    def collect(channel: str) -> int:
+        gc.collect()
+        return 1
+
+    begun = [closed.create_task(receive())]
+    run(closed, asyncio.sleep, 0)
+    closed.close()
+    run(new_loop(), boxes.wait, "other", "other")  # a new loop: now closed ones are forgotten
+    gone = weakref.ref(begun.pop())
+    delivery = threading.Thread(target=boxes.deliver, args=("x!", ["x!y"], A, collect), daemon=True)
+    delivery.start()
+    delivery.join(PATIENCE)
+    assert not delivery.is_alive()
+    assert gone() is None
+    assert boxes.pop("x!y", "x!") is A
 
 
 def test_hint_of_a_closed_loop_goes_to_a_waiter(boxes: Mailboxes, new_loop: NewLoop) -> None:
