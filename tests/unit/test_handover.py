@@ -17,6 +17,7 @@ from django.db import connections, transaction
 from channels_lite import bell, store
 from channels_lite.drops import Reason
 from channels_lite.errors import Locked
+from channels_lite.layers import base
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
@@ -558,3 +559,20 @@ async def test_a_stranger_that_rings_no_bell(path: str) -> None:
     assert await receive(layer, channel) == "end"
     await layer.close()
     await asyncio.sleep(0)
+
+
+async def test_many_prefixes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many prefixes new_channel() is given, the layer remembers few; groups reach all, and the order holds."""
+    monkeypatch.setattr(base, "ADDRESSES", 10)
+    layer = make()
+    channels = [await layer.new_channel(f"x{number}") for number in range(30)]
+    for channel in channels:
+        await layer.group_add("g", channel)
+    for kind in ("a", "c"):
+        await layer.group_send("g", {"type": kind})
+        for channel in channels:
+            await layer.send(channel, {"type": chr(ord(kind) + 1)})
+    assert len(layer._queues_here) <= store.FEW
+    assert len(layer._empty) <= base.ADDRESSES
+    for channel in channels:
+        assert [await receive(layer, channel) for _ in range(4)] == ["a", "b", "c", "d"]
