@@ -2,11 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 from channels_lite.apsw_database import TURN, ApswDatabase, Sent, Write
-from channels_lite.errors import Locked
+from channels_lite.errors import Locked, busy
 from channels_lite.keeper import pause
 
 
@@ -27,12 +26,11 @@ class Batch:
     inline. Tried without gain: to try again for up to 0.2 ms inline where the database is locked.
     """
 
-    def __init__(self, database: ApswDatabase, prefix: str, patience: float, refusal: Callable[[], Exception]) -> None:
+    def __init__(self, database: ApswDatabase, prefix: str, patience: float) -> None:
         self.database = database
         self._loop = asyncio.get_running_loop()
         self._prefix = prefix
         self._patience = patience  # seconds that a locked database is waited for
-        self._refusal = refusal  # makes the error for after that
         self._requests: deque[Request] = deque()
         self._attempts = 0  # in vain, one after the other
         self._writer = 0  # id() of the task that wrote last; of a new task with the same id, only the order matters
@@ -103,7 +101,7 @@ class Batch:
         now = self._loop.time()
         for request in self._requests:
             if request.deadline <= now:
-                _settle(request.future, self._refusal())
+                _settle(request.future, busy(self.database.path, self._patience))
         self._loop.call_later(pause(self._attempts), self._flush)
         self._attempts += 1
 

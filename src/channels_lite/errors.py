@@ -11,6 +11,14 @@ class DatabaseBusy(ChannelsLiteError):
     """Another process held the database's write lock until the deadline; nothing was sent or changed."""
 
 
+def busy(path: str, seconds: float) -> DatabaseBusy:
+    """The error for a database that was locked for so long."""
+    return DatabaseBusy(
+        f"The database {path} was locked by somebody else for {seconds:g} s; nothing was sent or changed. "
+        'Keep transactions that write short, or let senders wait longer with OPTIONS["timeout"] of the alias.'
+    )
+
+
 class Locked(ChannelsLiteError):
     """Somebody else holds a lock of the database at this moment; nothing was changed. Never leaves the layer."""
 

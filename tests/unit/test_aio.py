@@ -222,3 +222,19 @@ async def test_opening_again_and_again(layer: AIOSQLiteChannelLayer) -> None:
         await layer.close()
     gc.collect()
     assert not opened
+
+
+def test_a_layer_that_is_let_go(path: str) -> None:
+    """A layer that nobody has any more is gone at once, without the garbage collector, and so its file is closed."""
+
+    async def use() -> "weakref.ref[AIOSQLiteChannelLayer]":
+        layer = AIOSQLiteChannelLayer(path=path)
+        await layer.send("jobs", {"type": "x"})
+        await layer.receive("jobs")
+        return weakref.ref(layer)
+
+    gc.disable()
+    try:
+        assert asyncio.run(use())() is None
+    finally:
+        gc.enable()

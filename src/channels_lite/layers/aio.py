@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from channels_lite import config, store
@@ -57,7 +56,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         if batch is None or batch.database is not database:
             for closed in [other for other in list(self._batches) if other.is_closed()]:
                 self._batches.pop(closed, None)  # other threads do this as well
-            batch = Batch(database, self.options.prefix, self._deadline, partial(self._busy, database.path))
+            batch = Batch(database, self.options.prefix, self._deadline)
             self._batches[loop] = batch
         return batch
 

@@ -17,7 +17,7 @@ from channels_lite import config, store
 from channels_lite.codec import Codec
 from channels_lite.database import Database, release
 from channels_lite.drops import Drops
-from channels_lite.errors import DatabaseBusy, LayerClosed, Locked
+from channels_lite.errors import DatabaseBusy, LayerClosed, Locked, busy
 from channels_lite.mailbox import Mailboxes
 from channels_lite.schema import Execute
 from channels_lite.watcher import Watchers
@@ -139,10 +139,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             raise self._busy(database.path) from None
 
     def _busy(self, path: str) -> DatabaseBusy:
-        return DatabaseBusy(
-            f"The database {path} was locked by somebody else for {self._deadline:g} s; nothing was sent or changed. "
-            'Keep transactions that write short, or let senders wait longer with OPTIONS["timeout"] of the alias.'
-        )
+        return busy(path, self._deadline)
 
     # For the watchers.
 
