@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """A message that was claimed: its payload and when it expires (milliseconds, as channels_lite_clock)."""
+    """A message that was claimed or handed over: payload, and when it expires (milliseconds, as channels_lite_clock)."""
 
     payload: bytes
     expires_at: int
@@ -65,7 +65,7 @@ _running_loop = asyncio._get_running_loop  # None where no loop runs, unlike the
 
 
 class Mailboxes:
-    """The waiters of one layer in this process, and what has been claimed for channels that nobody waits on."""
+    """The waiters of one layer in this process, and the messages for channels that nobody waits on just then."""
 
     def __init__(self) -> None:
         # Reentrant: the garbage collector may end a receive() of a closed loop, which abandons its waiter, at any time.
