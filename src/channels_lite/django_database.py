@@ -16,7 +16,7 @@ from channels_lite import config, schema, store
 from channels_lite.database import Database, acquire
 from channels_lite.errors import ConfigError, DatabaseBusy, Locked, SchemaError
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
-from channels_lite.link import Link, key_of, link_of, may_roll_back, prepare_connections
+from channels_lite.link import Link, key_of, link_of, may_roll_back, never_commits, prepare_connections
 from channels_lite.schema import Execute
 from channels_lite.statements import fetch, translated, translating_executor
 
@@ -150,6 +150,15 @@ class DjangoDatabase(Database):
         connection = connections[self.alias]
         self._link(connection)
         return job(translating_executor(connection))
+
+    def flush_here(self, prefix: str) -> None:
+        """Remove what is under a prefix on this thread's connection; what is parked goes when that has committed."""
+        self.run_here(lambda execute: store.flush(execute, prefix))
+        connection = connections[self.alias]
+        if connection.in_atomic_block and not never_commits(connection):
+            connection.on_commit(partial(self.forget, prefix), robust=True)
+        else:
+            self.forget(prefix)
 
     def claim_here(self, job: Callable[[Execute, bool], None]) -> None:
         """Run a job that claims, if this thread's connection can see what the keeper's cannot.

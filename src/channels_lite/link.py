@@ -94,7 +94,7 @@ class Link:
             return
         if not connection.in_atomic_block:
             database.announce_all(self._sent)
-        elif _never_commits(connection):
+        elif never_commits(connection):
             database.announce_all(self._sent, abroad=False)
         else:
             connection.on_commit(partial(database.announce_all, self._sent), robust=True)
@@ -147,7 +147,7 @@ def _around(execute: Callable[..., Any], sql: str, params: Any, many: bool, cont
     return result
 
 
-def _never_commits(connection: BaseDatabaseWrapper) -> bool:
+def never_commits(connection: BaseDatabaseWrapper) -> bool:
     """Whether the outermost transaction is a test case's, which is always rolled back."""
     return bool(connection.atomic_blocks) and _is_a_test_cases(connection.atomic_blocks[0])
 

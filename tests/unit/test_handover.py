@@ -576,3 +576,24 @@ async def test_many_prefixes(make: Make, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(layer._empty) <= base.ADDRESSES
     for channel in channels:
         assert [await receive(layer, channel) for _ in range(4)] == ["a", "b", "c", "d"]
+
+
+def test_a_flush_that_is_rolled_back(core: SQLiteChannelLayer, alias: str) -> None:
+    """A flush in a transaction throws parked messages away when that commits, and not when it is rolled back."""
+
+    async def park() -> str:
+        await ready(core)
+        channel = await core.new_channel()
+        await core.send(channel, {"type": "x"})
+        return channel
+
+    channel = asyncio.run(park())
+    assert has_parked(core)
+    with contextlib.suppress(Refused), transaction.atomic(alias):
+        async_to_sync(core.flush)()
+        raise Refused
+    assert asyncio.run(receive(core, channel)) == "x"
+    asyncio.run(park())
+    with transaction.atomic(alias):
+        async_to_sync(core.flush)()
+    assert not has_parked(core)

@@ -270,6 +270,14 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     async def _do_later(self, database: DjangoDatabase, job: Callable[[Execute], Any]) -> None:
         await self._patiently(database, partial(database.run_here, job))
 
+    async def flush(self) -> None:
+        """Remove all messages and groups of this layer's prefix; in a transaction, they are gone when that commits."""
+        database = await self._ready()
+        if self._belongs_to_caller(database):
+            await self._patiently(database, partial(database.flush_here, self.options.prefix))
+        else:
+            await super().flush()
+
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
         database = await self._ready()
         if self._belongs_to_caller(database):
