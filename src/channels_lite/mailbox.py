@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """A message that was claimed or handed over: payload, and when it expires (milliseconds, as channels_lite_clock)."""
+    """A message that was claimed or handed over: payload, and expiry (milliseconds, as channels_lite_clock)."""
 
     payload: bytes
     expires_at: int
