@@ -137,7 +137,7 @@ class Mailboxes:
                 return channels
             left = [channel for channel in channels if not self._hand_over(channel, item)]
             full = [channel for channel in left if not self._park(channel, item, limit(channel))]
-            if len(left) > len(full) and not counted and queue not in self._waiting:
+            if len(left) > len(full) and not counted and not self._is_received_from(queue):
                 self._unasked.setdefault(queue, deque()).append(item)
         return full
 
@@ -238,6 +238,9 @@ class Mailboxes:
         if not parked:
             del self._parked[channel]
         return item
+
+    def _is_received_from(self, queue: str) -> bool:
+        return queue in self._waiting or any(waiter.queue == queue for waiter in list(self._woken))
 
     def _park(self, channel: str, item: Item, limit: int | None) -> bool:
         parked = self._parked.get(channel)

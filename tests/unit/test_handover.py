@@ -597,3 +597,17 @@ def test_a_flush_that_is_rolled_back(core: SQLiteChannelLayer, alias: str) -> No
     with transaction.atomic(alias):
         async_to_sync(core.flush)()
     assert not has_parked(core)
+
+
+async def test_a_burst_to_channels_that_are_received_from(make: Make) -> None:
+    """Channels whose receivers were served and have not come back yet have a limit each, and not one together."""
+    layer = make(capacity=10)
+    channels = [await layer.new_channel() for _ in range(20)]
+    receiving = [asyncio.create_task(layer.receive(channel)) for channel in channels]
+    await until(lambda: layer._mailboxes.waiting() != {} and len(layer._mailboxes._waiters) == 20)
+    for channel in channels:
+        for number in range(3):
+            await layer.send(channel, {"number": number})
+    assert [(await task)["number"] for task in receiving] == [0] * 20
+    for channel in channels:
+        assert [(await layer.receive(channel))["number"] for _ in range(2)] == [1, 2]
