@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 import tempfile
+import time
 import traceback
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.benchmarks.contenders import Missing
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.lineup import Lineup, lineup
 from tests.benchmarks.results import Result
+from tests.benchmarks.sheet import Sheet
 
 PARTS = ("inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog", "chat")
 
@@ -38,17 +40,17 @@ async def main(options: argparse.Namespace) -> None:
 
 async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespace) -> list[Result]:
     """The results of a part. One that fails as a whole is reported, and the others go on."""
-    print(f"measuring: {part}", file=sys.stderr)
+    sheet, effort, begun = Sheet(), Effort(options.rounds, options.share), time.monotonic()
+    print(f"{part} ... ", end="", file=sys.stderr, flush=True)
     await found.clean()
     try:
         module = importlib.import_module(f"tests.benchmarks.{part}")
-        answers = await module.measure(found.contenders, f"{folder}/{part}", Effort(options.rounds, options.share))
+        await module.measure(sheet, found.contenders, f"{folder}/{part}", effort)
     except Exception as error:
         traceback.print_exc()
         found.missing.append(Missing(f"the part {part}", f"failed: {type(error).__name__}: {error}".splitlines()[0]))
-        return []
-    found.missing += [answer for answer in answers if isinstance(answer, Missing)]
-    return [answer for answer in answers if isinstance(answer, Result)]
+    print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return sheet.results
 
 
 def _print(machine: str, command: str, measured: dict[str, list[Result]], missing: list[Missing]) -> None:
@@ -56,7 +58,7 @@ def _print(machine: str, command: str, measured: dict[str, list[Result]], missin
     for part, results in measured.items():
         print("\n".join(table.tables(part, results)))
     results = [result for part in measured.values() for result in part]
-    print("\n".join([*table.absent(missing), "", *targets.verdicts(results, missing), "", *targets.growth(results)]))
+    print("\n".join([*table.absent(missing), "", *targets.verdicts(results, missing), "", *targets.notes(results)]))
 
 
 def _write(path: str, about: dict[str, str], measured: dict[str, list[Result]], missing: list[Missing]) -> None:

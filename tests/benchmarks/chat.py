@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import re
 import socket
 import sys
 import time
@@ -11,46 +10,43 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from tests.benchmarks.contenders import Contender, Missing
-from tests.benchmarks.crew import Member, WorkFailed, crew
+from tests.benchmarks import names
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.crew import Member, WorkFailed, crew, together
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.results import Result
-from tests.benchmarks.turns import Turns, together
+from tests.benchmarks.sheet import Sheet
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 WORKERS = 2
-CLIENTS = 200
 CROWDS = 2  # processes that the clients are in
 MESSAGES = 40  # of a round, said one at a time
 SPEAKERS = 5  # of each crowd, who talk at the same time
 LINES = 10  # that each of them says in a round
 PATIENCE = 30.0  # seconds that the chat may take to start, and to end
 
-WORK = "chat"
-ALL = f"{WORK}: message to all {CLIENTS}"
-ONE = f"{WORK}: message to one"
-RATE = f"{WORK}: messages delivered"
-WRONG = f"{WORK}: messages lost"
 
-
-async def measure(contenders: Sequence[Contender], folder: str, effort: Effort) -> list[Result | Missing]:
+async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """Seconds of a message to each and to the last client, deliveries a second, and what was lost or came twice.
 
     Our layer is measured as the example configures it; the others take its place there.
     """
-    turns = Turns()
     async with contextlib.AsyncExitStack() as stack:
         ready = []
         for contender in filter(_can_take_part, contenders):
-            try:
-                ready.append((contender, await stack.enter_async_context(_crowds(contender, folder))))
-            except WorkFailed as error:
-                turns.fail(WORK, contender, error)
-        for number in range(effort.rounds + 1):
-            for contender, crowds in ready:
-                await _round(turns, contender, crowds, f"{number}", effort)
-    return turns.results()
+            results = _results(sheet, contender)
+            opening = stack.enter_async_context(_crowds(contender, f"{folder}/{contender.slug}"))
+            if crowds := await sheet.attempt(opening, *results):
+                ready.append((results, crowds))
+        for number in sheet.rounds(effort.rounds):
+            for results, crowds in ready:
+                await sheet.turn(_round(crowds, f"{number}", effort), *results)
+
+
+def _results(sheet: Sheet, contender: Contender) -> list[Result]:
+    figures = ((names.CHAT_ONE, "s"), (names.CHAT_ALL, "s"), (names.CHAT_RATE, "1/s"), (names.CHAT_LOST, "errors"))
+    return [sheet.result(work, contender, unit) for work, unit in figures]
 
 
 def _can_take_part(contender: Contender) -> bool:
@@ -68,14 +64,14 @@ def _is_examples(contender: Contender) -> bool:
 @contextlib.asynccontextmanager
 async def _crowds(contender: Contender, folder: str) -> AsyncIterator[list[Member]]:
     """Processes with all the clients, in a room of a chat of their own."""
-    place = f"{folder}/chat-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
-    async with _chat(contender, place) as origin, crew(contender, place, CROWDS) as crowds:
-        names = [[f"client {number}" for number in range(crowd, CLIENTS, CROWDS)] for crowd in range(CROWDS)]
+    async with _chat(contender, folder) as origin, crew(contender, folder, CROWDS) as crowds:
+        shares = [range(crowd, names.CHAT_CLIENTS, CROWDS) for crowd in range(CROWDS)]
+        clients = [[f"client {number}" for number in share] for share in shares]
         await together(
             *(
                 # Contenders with the same Redis meet where their rooms have the same name.
                 crowd.work("browsers.enter", origin=origin, room=contender.name, names=mine, most=len(mine) // WORKERS)
-                for crowd, mine in zip(crowds, names, strict=True)
+                for crowd, mine in zip(crowds, clients, strict=True)
             )
         )
         await together(*(crowd.work("browsers.calm") for crowd in crowds))
@@ -135,26 +131,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 # What is measured.
 
 
-async def _round(turns: Turns, contender: Contender, crowds: list[Member], name: str, effort: Effort) -> None:
-    if turns.out(WORK, contender):
-        return
+async def _round(crowds: list[Member], name: str, effort: Effort) -> list[list[float]]:
+    """The samples of a turn: of each client, of the last one, of deliveries, and of what went wrong."""
     texts = [f"{name} {number}" for number in range(effort.of(MESSAGES))]
     lines = [
         [[f"{name} {crowd} {one} {number}" for number in range(effort.of(LINES))] for one in range(SPEAKERS)]
         for crowd in range(CROWDS)
     ]
-    try:
-        each, last = await _say(crowds, texts)
-        rate = await _talk(crowds, lines)
-        said = [*texts, *(text for crowd in lines for speaker in crowd for text in speaker)]
-        wrong = await together(*(crowd.work("browsers.wrong", texts=said) for crowd in crowds))
-    except WorkFailed as error:
-        turns.fail(WORK, contender, error)
-        return
-    turns.add(ONE, contender, "s", each)
-    turns.add(ALL, contender, "s", last)
-    turns.add(RATE, contender, "1/s", [rate])
-    turns.add(WRONG, contender, "errors", [sum(wrong)])
+    each, last = await _say(crowds, texts)
+    rate = await _talk(crowds, lines)
+    said = [*texts, *(text for crowd in lines for speaker in crowd for text in speaker)]
+    wrong = await together(*(crowd.work("browsers.wrong", texts=said) for crowd in crowds))
+    return [each, last, [rate], [sum(wrong)]]
 
 
 async def _say(crowds: list[Member], texts: list[str]) -> tuple[list[float], list[float]]:
@@ -166,7 +154,7 @@ async def _say(crowds: list[Member], texts: list[str]) -> tuple[list[float], lis
         (said, *times), *more = await together(crowds[0].work("browsers.say", text=text), *others)
         delays = [moment - said for moment in chain(times, *more)]
         each += delays
-        if len(delays) == CLIENTS:
+        if len(delays) == names.CHAT_CLIENTS:
             last.append(max(delays))
     if not last:
         raise WorkFailed("No message has reached all clients.")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tests.benchmarks import names
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -38,6 +40,11 @@ class Contender:
         if self.python != sys.executable:
             variables.pop("PYTHONPATH", None)  # it has another channels_lite
         return variables
+
+
+RAW = Contender(names.RAW, "", alias="")
+SOCKET = Contender(names.SOCKET, "", alias="")
+ASYNCIO = Contender(names.ASYNCIO, "", alias="")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class Member:
         if "error" in answer:
             raise WorkFailed(answer["error"])
         return answer
+
+
+async def together(*works: Awaitable[Any]) -> list[Any]:
+    """What all of them return. The error of the first that failed, but only when all have ended."""
+    answers = await asyncio.gather(*works, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
 
 
 @contextlib.asynccontextmanager

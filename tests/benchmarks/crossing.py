@@ -5,139 +5,131 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-from tests.benchmarks.contenders import Contender, Missing
-from tests.benchmarks.crew import Member, WorkFailed, crew
+from tests.benchmarks import names
+from tests.benchmarks.contenders import RAW, SOCKET, Contender
+from tests.benchmarks.crew import Member, crew, together
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.results import Result
-from tests.benchmarks.turns import Turns, slug, together
-
-FREE = "cross-process round trip"
-APART = "cross-process round trip, cores apart"
-FLOOD = "one-way flood"
-LOST = "one-way flood: lost"
-SOCKET = Contender("Unix socket", layer="memory")  # its processes use no layer, as those of RAW
-RAW = Contender("raw apsw", layer="memory")
+from tests.benchmarks.sheet import Sheet
 
 TRIPS = 500  # in a round
 MESSAGES = 5000  # of a flood
-SECONDS = 2.0  # after which the turn of a slow contender ends
+SECONDS = 1.0  # after which the turn of a slow contender ends
+
+Cores = list[int]
 
 
 class Pair:
     """Two processes of a contender, which send to each other."""
 
-    def __init__(self, contender: Contender, members: Sequence[Member], folder: str) -> None:
-        self.contender = contender
-        self.members = members
-        self.folder = folder
+    def __init__(self, sheet: Sheet, contender: Contender) -> None:
+        self._sheet = sheet
+        self._contender = contender
+        self._members: Sequence[Member] = ()
 
-    async def place(self, *cores: list[int]) -> None:
-        """Say on which cores each process is to run."""
-        works = zip(self.members, cores, strict=False)
+    async def start(self, stack: contextlib.AsyncExitStack, folder: str) -> bool:
+        """Whether its processes run."""
+        opening = stack.enter_async_context(crew(self._contender, f"{folder}/{self._contender.slug}", 2))
+        results = [self._result(work) for work in (names.ROUND_TRIP, names.ROUND_TRIP_APART)]
+        self._members = await self._sheet.attempt(opening, *results, *self._flooded()) or ()
+        return bool(self._members)
+
+    async def round_trips(self, most: int) -> None:
+        """A turn wherever the system lets them run."""
+        await self._sheet.turn(self._trips(most), self._result(names.ROUND_TRIP))
+
+    async def round_trips_apart(self, cores: Sequence[Cores], most: int) -> None:
+        """A turn on cores of their own; the reason where there are none."""
+        result = self._result(names.ROUND_TRIP_APART)
+        if not cores:
+            result.reason = "this takes Linux and two cores"
+            return
+        await self._place(*cores)
+        await self._sheet.turn(self._trips(most), result)
+        await self._place(_cores(), _cores())
+
+    async def flood(self, most: int) -> None:
+        """A turn in one direction; none of a floor."""
+        await self._sheet.turn(self._flood(most), *self._flooded())
+
+    def _result(self, work: str, unit: str = "s") -> Result:
+        return self._sheet.result(work, self._contender, unit)
+
+    def _flooded(self) -> list[Result]:
+        return [self._result(names.FLOOD, "1/s"), self._result(names.FLOOD_LOST, "errors")]
+
+    async def _place(self, *cores: Cores) -> None:
+        works = zip(self._members, cores, strict=True)
         await together(*(member.work("crossing.place", cores=allowed) for member, allowed in works))
 
-    async def trips(self, most: int) -> list[float]:
+    async def _trips(self, most: int) -> list[float]:
         """Seconds of each of at most so many round trips, on process-specific channels."""
-        first, second = self.members
-        here, there = await together(*(member.work("crossing.name") for member in self.members))
+        first, second = self._members
+        here, there = await together(*(member.work("crossing.name") for member in self._members))
         samples, _ = await together(
             first.work("crossing.trips", to=there, reply=here, most=most, seconds=SECONDS),
             second.work("crossing.echo", channel=there, seconds=SECONDS),
         )
         return list(samples)
 
-    async def flood(self, most: int) -> tuple[float, int]:
+    async def _flood(self, most: int) -> tuple[list[float], list[float]]:
         """Messages received a second, and messages lost."""
-        first, second = self.members
-        here, there = await together(*(member.work("crossing.name") for member in self.members))
+        first, second = self._members
+        here, there = await together(*(member.work("crossing.name") for member in self._members))
         sent, came = await together(
             first.work("crossing.flood", to=there, reply=here, most=most, seconds=SECONDS),
             second.work("crossing.drain", channel=there, reply=here),
         )
-        return came / sent["seconds"] if came else 0.0, sent["sent"] - came
+        return [came / sent["seconds"] if came else 0.0], [sent["sent"] - came]
 
 
 class SocketPair(Pair):
     """Two processes at the ends of a Unix socket: the floor under talking to another process."""
 
-    async def trips(self, most: int) -> list[float]:
+    async def flood(self, most: int) -> None:
+        pass
+
+    def _flooded(self) -> list[Result]:
+        return []
+
+    async def _trips(self, most: int) -> list[float]:
         """Seconds of each of at most so many lines there and back."""
-        first, second = self.members
+        first, second = self._members
         with tempfile.TemporaryDirectory(prefix="bench-") as place:  # a socket's path has to be short
-            path = f"{place}/socket"
-            await second.work("crossing.socket_serve", path=path)
-            return list(await first.work("crossing.socket_trips", path=path, most=most, seconds=SECONDS))
+            await second.work("floors.serve", path=f"{place}/socket")
+            return list(await first.work("floors.ping", path=f"{place}/socket", messages=most, seconds=SECONDS))
 
 
-class RawPair(Pair):
+class RawPair(SocketPair):
     """One process that does to a database what a round trip does to it: the floor under going through a file."""
 
-    async def trips(self, most: int) -> list[float]:
+    async def _trips(self, most: int) -> list[float]:
         """Seconds of each of at most so many times two INSERTs and two claims."""
-        path = f"{self.folder}/raw.sqlite3"
-        return list(await self.members[0].work("crossing.raw_trips", path=path, most=most, seconds=SECONDS))
+        arguments = {"messages": most, "seconds": SECONDS, "times": 2}
+        return list(await self._members[0].work("floors.insert_and_claim", **arguments))
 
 
-async def measure(contenders: Sequence[Contender], folder: str, effort: Effort) -> list[Result | Missing]:
+async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """Seconds of round trips, messages a second and messages lost of floods: of all that cross, and the floors."""
-    turns = Turns()
     apart = _two_cores()
+    able = [Pair(sheet, contender) for contender in contenders if contender.crosses]
     async with contextlib.AsyncExitStack() as stack:
-        pairs = await _pairs(stack, turns, contenders, folder)
-        for _ in range(effort.rounds + 1):
+        pairs = [SocketPair(sheet, SOCKET), RawPair(sheet, RAW), *able]
+        pairs = [pair for pair in pairs if await pair.start(stack, folder)]
+        for _ in sheet.rounds(effort.rounds):
             for pair in pairs:
-                await _trips(turns, FREE, pair, effort)
-            for pair in pairs if apart else []:
-                await pair.place(*apart)
-                await _trips(turns, APART, pair, effort)
-                await pair.place(_cores(), _cores())
+                await pair.round_trips(effort.of(TRIPS))
             for pair in pairs:
-                if type(pair) is Pair:
-                    await _flood(turns, pair, effort)
-    return [*turns.results(), *([] if apart else [Missing(APART, "this takes Linux and two cores")])]
+                await pair.round_trips_apart(apart, effort.of(TRIPS))
+            for pair in pairs:
+                await pair.flood(effort.of(MESSAGES))
 
 
-async def _pairs(
-    stack: contextlib.AsyncExitStack, turns: Turns, contenders: Sequence[Contender], folder: str
-) -> list[Pair]:
-    pairs: list[Pair] = []
-    kinds: list[tuple[Contender, type[Pair], int]] = [(SOCKET, SocketPair, 2), (RAW, RawPair, 1)]
-    for contender, kind, size in kinds + [(one, Pair, 2) for one in contenders if one.crosses]:
-        place = f"{folder}/{slug(contender.name)}"
-        try:
-            pairs.append(kind(contender, await stack.enter_async_context(crew(contender, place, size)), place))
-        except WorkFailed as error:
-            for work in FREE, APART, FLOOD:
-                turns.fail(work, contender, error)
-    return pairs
-
-
-def _cores() -> list[int]:
+def _cores() -> Cores:
     return sorted(os.sched_getaffinity(0))
 
 
-def _two_cores() -> list[list[int]]:
+def _two_cores() -> list[Cores]:
     """The first and the last core that this process may use; empty where there is no choice."""
     can = hasattr(os, "sched_setaffinity") and os.path.isdir("/proc/self/task") and len(_cores()) > 1
     return [_cores()[:1], _cores()[-1:]] if can else []
-
-
-async def _trips(turns: Turns, work: str, pair: Pair, effort: Effort) -> None:
-    if turns.out(work, pair.contender):
-        return
-    try:
-        turns.add(work, pair.contender, "s", await pair.trips(effort.of(TRIPS)))
-    except WorkFailed as error:
-        turns.fail(work, pair.contender, error)
-
-
-async def _flood(turns: Turns, pair: Pair, effort: Effort) -> None:
-    if turns.out(FLOOD, pair.contender):
-        return
-    try:
-        rate, lost = await pair.flood(effort.of(MESSAGES))
-    except WorkFailed as error:
-        turns.fail(FLOOD, pair.contender, error)
-    else:
-        turns.add(FLOOD, pair.contender, "1/s", [rate])
-        turns.add(LOST, pair.contender, "errors", [lost])

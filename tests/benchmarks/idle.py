@@ -2,69 +2,52 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Sequence
 
-from tests.benchmarks.contenders import Contender, Missing
-from tests.benchmarks.crew import Member, WorkFailed, crew
+from tests.benchmarks import names
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.crew import Member, crew
 from tests.benchmarks.effort import Effort
-from tests.benchmarks.results import Result
-from tests.benchmarks.turns import Turns
+from tests.benchmarks.sheet import Sheet
 
 RECEIVERS = 1_000
-SECONDS = 30  # of waiting in a round: as long as our layers rest between two rounds of removing what has expired
-PROCESSOR = "idle: processor"
-MEMORY = "idle: memory per receiver"
-RESIDENT = "idle: resident memory per receiver"
+ROUNDS = 3  # at most: they are long, and these figures hardly differ from round to round
+SECONDS = 20  # of waiting in a round
 
 
-async def measure(contenders: Sequence[Contender], folder: str, effort: Effort) -> list[Result | Missing]:
+async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """The part of a core that each process uses, and what one receiver adds to its memory."""
-    turns = Turns()
-    await _processor(turns, contenders, folder, effort)
-    for _ in range(effort.rounds + 1):
-        await asyncio.gather(*(_memory(turns, contender, _place(folder, contender)) for contender in contenders))
-    return turns.results()
+    rounds = min(effort.rounds, ROUNDS)
+    await _processor(sheet, contenders, folder, rounds, effort.share * SECONDS)
+    for _ in range(rounds):  # nothing to warm up: each has new processes
+        await asyncio.gather(*(_memory(sheet, contender, f"{folder}/{contender.slug}") for contender in contenders))
 
 
-async def _processor(turns: Turns, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
+async def _processor(sheet: Sheet, contenders: Sequence[Contender], folder: str, rounds: int, seconds: float) -> None:
     """All wait side by side: processor time does not grow with what others use, and long rounds show rare work too."""
     async with contextlib.AsyncExitStack() as stack:
-        members = []
+        ready: list[tuple[Contender, Member]] = []
         for contender in contenders:
-            try:
-                (member,) = await stack.enter_async_context(crew(contender, _place(folder, contender)))
-                members.append((contender, member))
-            except WorkFailed as error:
-                turns.fail(PROCESSOR, contender, error)
-        for number in range(effort.rounds + 1):
-            seconds = effort.share * SECONDS if number else 1.0  # the first only warms up
-            await asyncio.gather(*(_wait(turns, contender, member, seconds) for contender, member in members))
+            result = sheet.result(names.IDLE_PROCESSOR, contender, "cores")
+            opening = stack.enter_async_context(crew(contender, f"{folder}/{contender.slug}"))
+            if members := await sheet.attempt(opening, result):
+                ready.append((contender, members[0]))
+        for number in sheet.rounds(rounds):
+            await asyncio.gather(
+                *(_wait(sheet, contender, member, seconds if number else 1.0) for contender, member in ready)
+            )
 
 
-async def _wait(turns: Turns, contender: Contender, member: Member, seconds: float) -> None:
-    if turns.out(PROCESSOR, contender):
-        return
-    try:
-        used = await member.work("idle.wait", receivers=RECEIVERS, seconds=seconds)
-        turns.add(PROCESSOR, contender, "cores", [used])
-    except WorkFailed as error:
-        turns.fail(PROCESSOR, contender, error)
+async def _wait(sheet: Sheet, contender: Contender, member: Member, seconds: float) -> None:
+    used = member.work("idle.wait", receivers=RECEIVERS, seconds=seconds)
+    await sheet.turn(used, sheet.result(names.IDLE_PROCESSOR, contender, "cores"))
 
 
-async def _memory(turns: Turns, contender: Contender, folder: str) -> None:
+async def _memory(sheet: Sheet, contender: Contender, folder: str) -> None:
     """In two new processes: one that has had receivers before gives their memory to the next ones."""
-    works = [(MEMORY, "idle.traced"), (RESIDENT, "idle.resident")]
-    if any(turns.out(work, contender) for work, _ in works):
-        return
-    work = MEMORY
-    try:
-        async with crew(contender, folder, size=len(works)) as members:
-            for (work, function), member in zip(works, members, strict=True):
-                turns.add(work, contender, "bytes", [await member.work(function, receivers=RECEIVERS)])
-    except WorkFailed as error:
-        turns.fail(work, contender, error)
-
-
-def _place(folder: str, contender: Contender) -> str:
-    return f"{folder}/{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
+    works = {names.IDLE_MEMORY: "idle.traced", names.IDLE_RESIDENT: "idle.resident"}
+    results = [sheet.result(work, contender, "bytes") for work in works]
+    async with contextlib.AsyncExitStack() as stack:
+        members = await sheet.attempt(stack.enter_async_context(crew(contender, folder, len(works))), *results)
+        for result, function, member in zip(results, works.values(), members or (), strict=False):
+            await sheet.turn(member.work(function, receivers=RECEIVERS), result)

@@ -6,61 +6,55 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.benchmarks import names
-from tests.benchmarks.contenders import Contender
-from tests.benchmarks.crew import Member, crew
+from tests.benchmarks.contenders import RAW, Contender
+from tests.benchmarks.crew import crew
 from tests.benchmarks.effort import Effort
-from tests.benchmarks.results import Result
 from tests.benchmarks.sheet import Sheet
 
-SECONDS = 1.0  # after which a turn ends with fewer messages: 0.4.0 looks every 0.1 s only
-RAW = Contender(names.RAW, "", alias="")
+SECONDS = 0.5  # after which a turn ends with fewer messages: 0.4.0 looks every 0.1 s only
 
 
 class Work(NamedTuple):
-    """A function of ``works.inprocess``, and how often it does what it does."""
+    """A function of ``works``, and how often it does what it does."""
 
     name: str
     function: str
     unit: str
     messages: int
     arguments: Mapping[str, int] = MappingProxyType({})
+    floor: str = ""
+    """The function that is the floor of this one, where there is one."""
 
 
 WORKS = (
-    Work(names.SEQUENTIAL, "sequential", "s", 400),
-    Work(names.SPECIFIC, "specific", "s", 400),
-    Work(names.WAITING_NORMAL, "waiting_normal", "s", 60),
-    Work(names.WAITING_SPECIFIC, "waiting_specific", "s", 60),
-    Work(names.CONCURRENT, "concurrent", "1/s", 20, {"tasks": 60}),
-    Work(names.GROUP_ADD, "group_add", "1/s", 200),
-    Work(names.FROM_SYNC, "from_sync", "s", 60),
+    Work(names.SEQUENTIAL, "inprocess.sequential", "s", 400, floor="floors.insert_and_claim"),
+    Work(names.SPECIFIC, "inprocess.specific", "s", 400),
+    Work(names.WAITING_NORMAL, "inprocess.waiting_normal", "s", 60),
+    Work(names.WAITING_SPECIFIC, "inprocess.waiting_specific", "s", 60),
+    Work(names.CONCURRENT, "inprocess.concurrent", "1/s", 20, {"tasks": 60}),
+    Work(names.GROUP_ADD, "inprocess.group_add", "1/s", 200),
+    Work(names.FROM_SYNC, "inprocess.from_sync", "s", 60),
 )
 
 
-async def measure(contenders: Sequence[Contender], folder: str, effort: Effort) -> list[Result]:
+async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """Each work by all contenders in turn, the floor right beside the work that it is the floor of."""
-    sheet = Sheet()
     async with contextlib.AsyncExitStack() as stack:
-        processes = {
-            contender: (await stack.enter_async_context(crew(contender, f"{folder}/{contender.slug}")))[0]
-            for contender in (RAW, *contenders)
-        }
-        floor = processes.pop(RAW)
-        for number in range(effort.rounds + 1):
+        processes = {}
+        for contender in (RAW, *contenders):
+            results = [sheet.result(work.name, contender, work.unit) for work in _works(contender)]
+            opening = stack.enter_async_context(crew(contender, f"{folder}/{contender.slug}"))
+            if members := await sheet.attempt(opening, *results):
+                processes[contender] = members[0]
+        for _ in sheet.rounds(effort.rounds):
             for work in WORKS:
-                if work.name == names.SEQUENTIAL:
-                    await _turn(sheet, work, RAW, floor, "floors.insert_and_claim", effort, warm_up=not number)
                 for contender, process in processes.items():
-                    function = f"inprocess.{work.function}"
-                    await _turn(sheet, work, contender, process, function, effort, warm_up=not number)
-    return sheet.results
+                    if work in _works(contender):
+                        function = work.floor if contender is RAW else work.function
+                        messages = effort.of(work.messages)
+                        samples = process.work(function, messages=messages, seconds=SECONDS, **work.arguments)
+                        await sheet.turn(samples, sheet.result(work.name, contender, work.unit))
 
 
-async def _turn(
-    sheet: Sheet, work: Work, contender: Contender, process: Member, function: str, effort: Effort, *, warm_up: bool
-) -> None:
-    result = sheet.result(work.name, contender, work.unit)
-    if not result.reason:
-        messages = effort.of(work.messages)
-        samples = process.work(function, messages=messages, seconds=SECONDS, **work.arguments)
-        await sheet.turn(result, samples, warm_up=warm_up)
+def _works(contender: Contender) -> list[Work]:
+    return [work for work in WORKS if work.floor or contender is not RAW]

@@ -11,10 +11,11 @@ RELEASE_AIO = "channels-lite 0.4.0, aio"
 RELEASE_CORE = "channels-lite 0.4.0, ORM"
 RAW = "raw apsw"
 SOCKET = "Unix socket"
+ASYNCIO = "asyncio alone"
 
 REDIS_CORE = (REDIS_CORE_TCP, REDIS_CORE_UNIX)
 REDIS_PUBSUB = (REDIS_PUBSUB_TCP, REDIS_PUBSUB_UNIX)
-FLOORS = (RAW, SOCKET)
+OURS = (APSW, CORE)
 
 # inprocess
 SEQUENTIAL = "send+receive, normal channel"
@@ -39,7 +40,9 @@ DELIVERIES_4 = "group_send, members in 4 processes: deliveries"
 
 # crossing
 ROUND_TRIP = "cross-process round trip"
+ROUND_TRIP_APART = "cross-process round trip, cores apart"
 FLOOD = "one-way flood"
+FLOOD_LOST = "one-way flood: lost"
 
 # writers; size: processes that write
 WRITERS_THROUGHPUT = "writers: throughput"
@@ -49,20 +52,27 @@ WRITERS_ERRORS = "writers: errors"
 # idle
 IDLE_PROCESSOR = "idle: processor"
 IDLE_MEMORY = "idle: memory per receiver"
+IDLE_RESIDENT = "idle: resident memory per receiver"
 
 # backlog; size: rows pending elsewhere
 BACKLOG_SEND = "backlog: send"
 BACKLOG_CLAIM = "backlog: claim"
 
 # chat
-CHAT = "chat: message to all 200"
+CHAT_CLIENTS = 200
+CHAT_ALL = f"chat: message to all {CHAT_CLIENTS}"
+CHAT_ONE = "chat: message to one"
+CHAT_RATE = "chat: messages delivered"
+CHAT_LOST = "chat: messages lost"
 
 P50, P99, WORST = 0.5, 0.99, 1.0
 QUANTILES = {
     ROUND_TRIP: (P50, P99),
+    ROUND_TRIP_APART: (P50, P99),
     WRITERS_WAIT: (P50, P99, WORST),
     BACKLOG_SEND: (P50, P99),
     BACKLOG_CLAIM: (P50, P99),
-    CHAT: (P50, P99, WORST),
+    CHAT_ALL: (P50, P99, WORST),
+    CHAT_ONE: (P50, P99, WORST),
 }
 """What tables show of a work, where it is more than the median."""

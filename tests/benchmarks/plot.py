@@ -1,15 +1,16 @@
 """Figures of what was measured, as PNG: how round trips spread, and what grows with members, writers and rows."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.benchmarks import names
 from tests.benchmarks.results import Result
 
 SPREAD = {
-    "cross-process round trip": "Round trip between processes",
-    "cross-process round trip, cores apart": "Round trip between two cores",
-    "send and receive, process-specific channel": "Send and receive, process-specific channel",
+    names.SPECIFIC: "Send and receive, process-specific channel",
+    names.ROUND_TRIP: "Round trip between processes",
+    names.ROUND_TRIP_APART: "Round trip between two cores",
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX*<>"
@@ -18,21 +19,20 @@ DASHES = ("--", ":", "-.")
 Median = Callable[[Result], float]
 
 
-def draw(results: Sequence[Result], folder: str, ours: Collection[str] = ()) -> list[str]:
-    """Draw into PNG files in this folder: their paths. The contenders ``ours`` stand out; needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+def draw(results: Sequence[Result], folder: str) -> list[str]:
+    """Draw into PNG files in this folder: their paths. Needs matplotlib."""
+    os.makedirs(folder, exist_ok=True)
+    results = [result for result in results if result.rounds]
     sheets = {
         "latency.png": [(title, _of(results, work), _spread) for work, title in SPREAD.items()],
         "groups.png": [(work, _of(results, work), _members) for work in _sized(results, "group_send")],
         "writers.png": [
-            ("Sends a second, all processes together", _of(results, "writers: throughput"), _throughput),
-            ("Longest wait of one send", _of(results, "writers: wait"), _longest),
+            ("Sends a second, all processes together", _of(results, names.WRITERS_THROUGHPUT), _throughput),
+            ("Longest wait of one send", _of(results, names.WRITERS_WAIT), _longest),
         ],
         "backlog.png": [(work, _of(results, work), _rows) for work in _sized(results, "backlog")],
     }
-    styles = _styles(results, ours)
+    styles = _styles(results)
     return [
         _sheet(os.path.join(folder, name), [panel for panel in panels if panel[1]], styles)
         for name, panels in sheets.items()
@@ -53,19 +53,19 @@ def _sized(results: Sequence[Result], begin: str) -> list[str]:
     return [work for work, several in sizes.items() if len(several) > 1]
 
 
-def _styles(results: Sequence[Result], ours: Collection[str]) -> dict[str, dict[str, Any]]:
+def _styles(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     """How each contender's line looks, the same in all figures: ours are thick and unbroken."""
-    names = sorted({result.contender: None for result in results}, key=lambda name: name not in ours)
+    contenders = sorted({result.contender: None for result in results}, key=lambda name: name not in names.OURS)
     return {
         name: {
             "color": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": "-" if name in ours else DASHES[number % len(DASHES)],
-            "linewidth": 2.8 if name in ours else 1.5,
-            "zorder": 3 if name in ours else 2,
+            "linestyle": "-" if name in names.OURS else DASHES[number % len(DASHES)],
+            "linewidth": 2.8 if name in names.OURS else 1.5,
+            "zorder": 3 if name in names.OURS else 2,
             "markersize": 6,
         }
-        for number, name in enumerate(names)
+        for number, name in enumerate(contenders)
     }
 
 

@@ -1,5 +1,6 @@
 """What is to be reached, as ratios of figures of one run, and whether it was."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,10 +44,16 @@ class Target(NamedTuple):
     beside: Figure | None = None
     at_least: bool = False
     """The ratio says how many times as good as the other one we are; otherwise how many times as much ours costs."""
+    floor: Figure | None = None
+    """What stands in the place of ours where there is no layer: nobody gets below it."""
 
-    def ratio(self, measured: Measured) -> float:
-        """What ``wanted`` is compared with. KeyError where a figure was not measured."""
-        ours = self.ours.of(measured)
+    def reached(self, ratio: float) -> bool:
+        """Whether this ratio is enough."""
+        return ratio >= self.wanted if self.at_least else ratio <= self.wanted
+
+    def ratio(self, measured: Measured, figure: Figure | None = None) -> float:
+        """What ``wanted`` is compared with, of ours or of this figure. KeyError where one was not measured."""
+        ours = (figure or self.ours).of(measured)
         if self.beside is None:
             return ours
         other = self.beside.of(measured)
@@ -64,11 +71,14 @@ def _beside(
     size: float | None = None,
     quantile: float = names.P50,
     at_least: bool = False,
+    floor: str = "",
 ) -> list[Target]:
     """The same wish beside each of the others."""
     ours = Figure(work, size=size, quantile=quantile)
+    below = ours._replace(contender=floor) if floor else None
     return [
-        Target(f"{title}, beside {other}", ours, wanted, ours._replace(contender=other), at_least) for other in others
+        Target(f"{title}, beside {other}", ours, wanted, ours._replace(contender=other), at_least, below)
+        for other in others
     ]
 
 
@@ -81,13 +91,26 @@ TARGETS = [
     *_beside(names.CONCURRENT, names.CONCURRENT, names.REDIS_PUBSUB, 10, at_least=True),
     *(
         target
-        for work, until in ((names.RETURNS, "until it returns"), (names.ALL_HAVE_IT, "until all have it"))
+        for work, until, floor in (
+            (names.RETURNS, "until it returns", ""),
+            (names.ALL_HAVE_IT, "until all have it", names.ASYNCIO),
+        )
         for others, wanted in ((names.REDIS_PUBSUB, 10), (names.REDIS_CORE, 40))
-        for target in _beside(f"group_send to 1 000, {until}", work, others, wanted, size=THOUSAND, at_least=True)
+        for target in _beside(
+            f"group_send to 1 000, {until}", work, others, wanted, size=THOUSAND, at_least=True, floor=floor
+        )
     ),
-    *_beside("deliveries in that group", names.DELIVERIES, names.REDIS_PUBSUB, 3, size=THOUSAND, at_least=True),
-    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6),
-    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2),
+    *_beside(
+        "deliveries in that group",
+        names.DELIVERIES,
+        names.REDIS_PUBSUB,
+        3,
+        size=THOUSAND,
+        at_least=True,
+        floor=names.ASYNCIO,
+    ),
+    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6, floor=names.RAW),
+    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2, floor=names.RAW),
     *_beside(f"{names.ROUND_TRIP}, p99", names.ROUND_TRIP, names.REDIS_PUBSUB, 1, quantile=names.P99),
     Target("idle, 1 000 waiting receivers: cores", Figure(names.IDLE_PROCESSOR), 0.001),
     *_beside(names.IDLE_MEMORY, names.IDLE_MEMORY, (names.MEMORY,), 1),
@@ -135,12 +158,16 @@ def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[
         except KeyError:
             yield f"| {target.title} | {wanted} | - | not measured: {_why(target, measured, missing)} |"
             continue
-        reached = ratio >= target.wanted if target.at_least else ratio <= target.wanted
-        yield f"| {target.title} | {wanted} | {_said(target, measured, ratio)} | {'reached' if reached else 'missed'} |"
+        said = "reached" if target.reached(ratio) else "missed"
+        yield f"| {target.title} | {wanted} | {_said(target, measured, ratio)} | {said} |"
 
 
-def growth(results: Sequence[Result]) -> Iterator[str]:
-    """What group_send costs for each member, by the size of the group, as lines."""
+def notes(results: Sequence[Result]) -> Iterator[str]:
+    """What is to be known about the targets: which ones the floors of this run do not allow, and what members cost."""
+    measured = {(result.work, result.contender, result.size): result for result in results}
+    for target in TARGETS:
+        with contextlib.suppress(KeyError):
+            yield from _not_allowed(target, measured)
     for work in (names.RETURNS, names.ALL_HAVE_IT, names.RETURNS_4, names.ALL_HAVE_IT_4):
         costs = [
             f"{shown(result.quantile() / result.size, 's')} of {result.size:.0f}"
@@ -151,10 +178,24 @@ def growth(results: Sequence[Result]) -> Iterator[str]:
             yield f"- {work}, for each member: {', '.join(costs)}"
 
 
+def _not_allowed(target: Target, measured: Measured) -> Iterator[str]:
+    """Where the floor alone misses the target, nobody on this machine can reach it."""
+    if target.floor is None or target.beside is None or target.reached(target.ratio(measured, target.floor)):
+        return
+    beside = measured[target.beside.work, target.beside.contender, target.beside.size]
+    times = 1 / target.wanted if target.at_least and beside.unit != "1/s" else target.wanted
+    allowed = shown(times * target.beside.of(measured), beside.unit)
+    alone = f"the floor, {target.floor.contender}, has {target.floor.value(measured)}"
+    yield f"- out of reach on this machine: {target.title}: {times:.3g} times it is {allowed}; {alone}"
+
+
 def _said(target: Target, measured: Measured, ratio: float) -> str:
     if target.beside is None:
         return target.ours.value(measured)
-    return f"{ratio:.3g} ({target.ours.value(measured)} beside {target.beside.value(measured)})"
+    floor = ""
+    with contextlib.suppress(KeyError):
+        floor = f"; {target.floor.contender}: {target.floor.value(measured)}" if target.floor else ""
+    return f"{ratio:.3g} ({target.ours.value(measured)} beside {target.beside.value(measured)}{floor})"
 
 
 def _why(target: Target, measured: Measured, missing: Sequence[Missing]) -> str:
@@ -163,12 +204,6 @@ def _why(target: Target, measured: Measured, missing: Sequence[Missing]) -> str:
         if result is not None and not result.rounds:
             return result.reason
         for one in missing:
-            if result is None and one.name == figure.contender and _concerns(one, figure, measured):
+            if result is None and one.name == figure.contender:
                 return one.reason
     return "not part of this run"
-
-
-def _concerns(one: Missing, figure: Figure, measured: Measured) -> bool:
-    """Who takes part in the run is missing in one work only, with which the reason begins."""
-    takes_part = any(contender == one.name for _, contender, _ in measured)
-    return not takes_part or one.reason.startswith(figure.work.partition(":")[0])

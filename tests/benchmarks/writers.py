@@ -2,67 +2,53 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
-from tests.benchmarks.contenders import Contender, Missing
-from tests.benchmarks.crew import Member, WorkFailed, crew
+from tests.benchmarks import names
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.crew import Member, WorkFailed, crew, together
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.results import Result
-from tests.benchmarks.turns import Turns, slug, together
-
-WRITERS = "writers"
-THROUGHPUT = "writers: throughput"
-WAIT = "writers: wait"
-ERRORS = "writers: errors"
+from tests.benchmarks.sheet import Sheet
 
 SIZES = (1, 2, 4, 8)  # processes at once
 SECONDS = 1.0  # of writing in a turn
 KEPT = 500  # samples of a turn
 
 
-async def measure(contenders: Sequence[Contender], folder: str, effort: Effort) -> list[Result | Missing]:
+async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """Sends a second of all writers together, seconds of their sends, and errors; by the number of writers.
 
     Nobody receives: a layer that keeps nothing for a receiver that is not there has only to hand its messages on.
     """
-    turns = Turns()
     async with contextlib.AsyncExitStack() as stack:
-        crews: list[tuple[Contender, Sequence[Member]]] = []
+        crews = []
         for contender in (one for one in contenders if one.crosses):
-            place = f"{folder}/{slug(contender.name)}"
-            try:
-                crews.append((contender, await stack.enter_async_context(crew(contender, place, max(SIZES)))))
-            except WorkFailed as error:
-                turns.fail(WRITERS, contender, error)
-        for _ in range(effort.rounds + 1):
+            results = [result for size in SIZES for result in _results(sheet, contender, size)]
+            opening = stack.enter_async_context(crew(contender, f"{folder}/{contender.slug}", max(SIZES)))
+            if members := await sheet.attempt(opening, *results):
+                crews.append((contender, members))
+        for _ in sheet.rounds(effort.rounds):
             for size in SIZES:
                 for contender, members in crews:
-                    await _turn(turns, contender, members[:size], SECONDS * effort.share)
-    return turns.results()
+                    samples = _write(members[:size], SECONDS * effort.share)
+                    await sheet.turn(samples, *_results(sheet, contender, size))
 
 
-async def _turn(turns: Turns, contender: Contender, members: Sequence[Member], seconds: float) -> None:
-    if turns.out(WRITERS, contender):
-        return
-    try:
-        answers = await together(
-            *(member.work("writers.write", writer=number, seconds=seconds) for number, member in enumerate(members))
-        )
-        await members[0].work("writers.flush")
-        if not any(len(answer["waits"]) > len(answer["errors"]) for answer in answers):
-            raise WorkFailed(answers[0]["errors"][0])
-    except WorkFailed as error:
-        turns.fail(WRITERS, contender, error)
-    else:
-        _add(turns, contender, answers)
+def _results(sheet: Sheet, contender: Contender, size: int) -> list[Result]:
+    figures = ((names.WRITERS_THROUGHPUT, "1/s"), (names.WRITERS_WAIT, "s"), (names.WRITERS_ERRORS, "errors"))
+    return [sheet.result(work, contender, unit, size) for work, unit in figures]
 
 
-def _add(turns: Turns, contender: Contender, answers: Sequence[dict[str, Any]]) -> None:
-    size = len(answers)
+async def _write(members: Sequence[Member], seconds: float) -> tuple[list[float], list[float], list[float]]:
+    """The samples of one turn: of throughput, of waits and of errors."""
+    answers = await together(*(member.work("writers.write", seconds=seconds) for member in members))
+    await members[0].work("writers.flush")
+    errors = [error for answer in answers for error in answer["errors"]]
+    waits = [wait for answer in answers for wait in answer["waits"]]
+    if len(errors) == len(waits):
+        raise WorkFailed(errors[0])
     sent = sum((len(answer["waits"]) - len(answer["errors"])) / answer["took"] for answer in answers)
-    turns.add(THROUGHPUT, contender, "1/s", [sent], size)
-    turns.add(WAIT, contender, "s", thin([wait for answer in answers for wait in answer["waits"]]), size)
-    turns.add(ERRORS, contender, "errors", [sum(len(answer["errors"]) for answer in answers)], size)
+    return [sent], thin(waits), [len(errors)]
 
 
 def thin(samples: Sequence[float], most: int = KEPT) -> list[float]:

@@ -1,5 +1,8 @@
-"""What the benchmark says about figures, and that it measures no other message than the one that was sent."""
+"""What the benchmark says about figures, and that all its parts work. What they measure here is not looked at."""
 
+import asyncio
+import importlib
+import os
 from pathlib import Path
 
 import pytest
@@ -7,10 +10,31 @@ from channels.layers import InMemoryChannelLayer
 
 from tests.benchmarks import names, table, targets
 from tests.benchmarks.contenders import Contender, Missing
-from tests.benchmarks.crew import crew
+from tests.benchmarks.crew import WorkFailed, crew, together
+from tests.benchmarks.effort import Effort
+from tests.benchmarks.lineup import lineup
 from tests.benchmarks.results import Result
 from tests.benchmarks.sheet import Sheet
 from tests.benchmarks.works import inprocess
+from tests.benchmarks.writers import thin
+
+APSW = Contender(names.APSW, "apsw", ours=True, alias="")
+MEMORY = Contender(names.MEMORY, "memory")
+WORKS = {
+    "inprocess": (
+        *(names.SEQUENTIAL, names.SPECIFIC, names.WAITING_NORMAL, names.WAITING_SPECIFIC),
+        *(names.CONCURRENT, names.GROUP_ADD, names.FROM_SYNC),
+    ),
+    "payloads": (names.PAYLOAD, names.PAYLOAD_ENCRYPTED),
+    "groups": (
+        *(names.RETURNS, names.ALL_HAVE_IT, names.DELIVERIES),
+        *(names.RETURNS_4, names.ALL_HAVE_IT_4, names.DELIVERIES_4),
+    ),
+    "crossing": (names.ROUND_TRIP, names.ROUND_TRIP_APART, names.FLOOD, names.FLOOD_LOST),
+    "writers": (names.WRITERS_THROUGHPUT, names.WRITERS_WAIT, names.WRITERS_ERRORS),
+    "idle": (names.IDLE_PROCESSOR, names.IDLE_MEMORY, names.IDLE_RESIDENT),
+    "backlog": (names.BACKLOG_SEND, names.BACKLOG_CLAIM),
+}
 
 
 def verdict(title: str, results: list[Result], missing: list[Missing] | None = None) -> list[str]:
@@ -66,14 +90,18 @@ def test_what_was_not_measured_says_why() -> None:
     assert verdict(title, [ours, failed])[-1] == "not measured: failed: ConnectionError"
 
 
-def test_who_failed_in_another_work_is_not_said_to_have_failed_in_this_one() -> None:
-    waits = Result(names.ROUND_TRIP, names.APSW, "s", [[0.001]])
-    other = Result(names.SPECIFIC, names.REDIS_PUBSUB_TCP, "s", [[0.001]])
-    missing = [Missing(names.REDIS_PUBSUB_TCP, f"{names.FLOOD}: TimeoutError")]
-    title = f"{names.ROUND_TRIP}, p50, beside {names.REDIS_PUBSUB_TCP}"
-    assert verdict(title, [waits, other], missing)[-1] == "not measured: not part of this run"
-    missing = [Missing(names.REDIS_PUBSUB_TCP, f"{names.ROUND_TRIP}: TimeoutError")]
-    assert verdict(title, [waits, other], missing)[-1] == f"not measured: {names.ROUND_TRIP}: TimeoutError"
+def test_a_target_below_its_floor_is_said_to_be_out_of_reach() -> None:
+    ours, socket, raw = (
+        Result(names.ROUND_TRIP, name, "s", [[seconds]])
+        for name, seconds in ((names.APSW, 90e-6), (names.SOCKET, 31e-6), (names.RAW, 67e-6))
+    )
+    title = f"{names.ROUND_TRIP}, p50, beside {names.SOCKET}"
+    assert verdict(title, [ours, socket, raw])[2] == "2.9 (90 µs beside 31 µs; raw apsw: 67 µs)"
+    assert list(targets.notes([ours, socket, raw])) == [
+        f"- out of reach on this machine: {title}: 2 times it is 62 µs; the floor, raw apsw, has 67 µs"
+    ]
+    raw.rounds = [[62e-6]]
+    assert list(targets.notes([ours, socket, raw])) == []
 
 
 def test_a_table_has_a_ratio_beside_what_is_not_ours_and_notes_below() -> None:
@@ -96,14 +124,97 @@ def test_a_table_has_a_ratio_beside_what_is_not_ours_and_notes_below() -> None:
 
 
 async def test_a_contender_that_fails_in_a_work_is_noted_and_can_do_the_next(tmp_path: Path) -> None:
-    sheet, contender = Sheet(), Contender(names.MEMORY, "memory")
-    failed, done = (sheet.result(name, contender, "s") for name in ("one", "another"))
-    async with crew(contender, str(tmp_path)) as (member,):
-        await sheet.turn(failed, member.work("inprocess.payload", size="many", messages=1, seconds=1), warm_up=False)
-        await sheet.turn(done, member.work("inprocess.payload", size=10, messages=2, seconds=9), warm_up=False)
+    sheet = Sheet()
+    failed, done = (sheet.result(name, MEMORY, "s") for name in ("one", "another"))
+    async with crew(MEMORY, str(tmp_path)) as (member,):
+        for _ in sheet.rounds(1):
+            await sheet.turn(member.work("inprocess.payload", size="many", messages=1, seconds=1), failed)
+            await sheet.turn(member.work("inprocess.payload", size=10, messages=2, seconds=9), done)
     assert failed.reason.startswith("failed: TypeError")
     assert failed.rounds == []
     assert [len(samples) for samples in done.rounds] == [2]
+
+
+async def test_the_first_round_is_not_kept() -> None:
+    async def samples(number: int) -> list[float]:
+        return [number]
+
+    sheet = Sheet()
+    for number in sheet.rounds(2):
+        await sheet.turn(samples(number), sheet.result("work", MEMORY, "s"))
+    assert sheet.results == [Result("work", names.MEMORY, "s", [[1], [2]])]
+
+
+async def test_figures_of_one_turn_end_together() -> None:
+    async def samples() -> list[list[float]]:
+        return [[1.0], [2.0]]
+
+    async def failing() -> list[list[float]]:
+        raise WorkFailed("Traceback\nValueError: no way\n")
+
+    sheet = Sheet()
+    rate, lost, wide = (sheet.result(work, MEMORY, "1/s") for work in ("rate", "lost", "wide"))
+    for doing in (samples(), failing(), samples()):
+        await sheet.turn(doing, rate, lost)
+    await sheet.turn(samples(), wide, sheet.result("narrow", MEMORY, "1/s"))
+    assert [result.reason for result in (rate, lost)] == ["failed: ValueError: no way"] * 2
+    assert [result.rounds for result in (rate, lost, wide)] == [[], [], [[1.0]]]
+
+
+async def test_a_failure_is_told_only_when_all_works_have_ended() -> None:
+    ended = []
+
+    async def work(name: str) -> str:
+        await asyncio.sleep(0)
+        ended.append(name)
+        return name
+
+    async def failing() -> None:
+        raise WorkFailed("bad")
+
+    with pytest.raises(WorkFailed, match="bad"):
+        await together(failing(), work("good"))
+    assert ended == ["good"]
+    assert await together(work("one"), work("two")) == ["one", "two"]
+
+
+def test_quantiles_are_medians_over_the_rounds_and_the_worst_is_of_all_of_them() -> None:
+    result = Result("work", "fast", "s", [[1, 2, 3, 4], [5, 1, 3, 2], [1, 9, 8, 1]])
+    assert result.quantile(0.5) == 3
+    assert result.quantile(0.99) == 5
+    assert result.worst() == 9
+
+
+@pytest.mark.parametrize("count", [1, 499, 500, 501, 20_000])
+def test_thinned_samples_keep_the_worst_and_the_quantiles(count: int) -> None:
+    kept = thin(list(range(count)))
+    assert len(kept) <= 500
+    assert kept[-1] == count - 1
+    assert kept == sorted(kept)
+    assert abs(kept[len(kept) // 2] - count / 2) <= count / 500 + 1
+
+
+@pytest.mark.parametrize("part", ["inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog"])
+async def test_a_part_measures_all_its_works(part: str, tmp_path: Path) -> None:
+    sheet, module = Sheet(), importlib.import_module(f"tests.benchmarks.{part}")
+    await module.measure(sheet, [APSW], str(tmp_path), Effort(rounds=1, share=0.01))
+    assert {result.work for result in sheet.results if result.contender == names.APSW} == set(WORKS[part])
+    for result in sheet.results:
+        assert result.reason == ""
+        assert all(result.rounds), result
+
+
+async def test_peers_that_are_not_installed_are_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    async with lineup(str(tmp_path)) as found:
+        assert [contender.name for contender in found.contenders] == [*names.OURS, names.MEMORY]
+        missing = {one.name: one.reason for one in found.missing}
+    assert list(missing) == [*names.REDIS_CORE, *names.REDIS_PUBSUB, names.RELEASE_AIO, names.RELEASE_CORE]
+    assert missing[names.REDIS_CORE_TCP] == "There is no redis-server here; install Debian's package redis-server."
+    assert "No matching distribution found" in missing[names.RELEASE_AIO]
 
 
 async def test_a_message_of_somebody_else_is_not_taken_for_the_one_that_was_sent() -> None:

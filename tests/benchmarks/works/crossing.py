@@ -10,8 +10,7 @@ from typing import Any
 from channels.exceptions import ChannelFull
 
 PATIENCE = 10.0  # seconds beyond the allotted ones that a side waits for the other
-LINE = b"x" * 99 + b"\n"
-TEXT = "x" * 40  # makes a message, which names its reply channel too, about as long as LINE
+TEXT = "x" * 40  # makes a message, which names its reply channel too, about as long as the line of the floor
 WINDOW = 100  # unacknowledged messages of a flood: the usual capacity of a channel
 BATCH = 50  # messages of a flood that one acknowledgement is for
 
@@ -116,57 +115,3 @@ async def drain(layer: Any, channel: str, reply: str) -> int:
     if not taking.cancel():
         taking.result()
     return came
-
-
-async def socket_trips(layer: Any, path: str, most: int, seconds: float) -> list[float]:
-    """As ``trips``, but a line to ``socket_echo`` over a Unix socket and a line back; the layer is not used."""
-    reader, writer = await asyncio.open_unix_connection(path)
-
-    async def trip(last: bool) -> None:
-        writer.write(LINE)
-        await reader.readline()
-
-    try:
-        return await asyncio.wait_for(_timed(trip, most, seconds), seconds + PATIENCE)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def socket_serve(layer: Any, path: str) -> None:
-    """Listen on this Unix socket for ``socket_trips``, as long as the process lives."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            writer.write(line)
-        writer.close()
-
-    _servers.append(await asyncio.start_unix_server(serve, path))
-
-
-_servers: list[asyncio.AbstractServer] = []
-
-
-async def raw_trips(layer: Any, path: str, most: int, seconds: float) -> list[float]:
-    """What SQLite alone takes for a round trip: two autocommit INSERTs and two claims in this process, by apsw."""
-    import apsw
-
-    connection = apsw.Connection(path)
-    execute = connection.execute
-    execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL").fetchall()
-    execute("CREATE TABLE IF NOT EXISTS message (id INTEGER PRIMARY KEY, queue TEXT, payload BLOB)")
-    execute("CREATE INDEX IF NOT EXISTS message_queue ON message (queue, id)")
-
-    async def trip(last: bool) -> None:
-        for queue in "there", "back":
-            execute("INSERT INTO message (queue, payload) VALUES (?, ?)", (queue, LINE))
-            execute(
-                "DELETE FROM message WHERE id = (SELECT id FROM message WHERE queue = ? ORDER BY id LIMIT 1)"
-                " RETURNING payload",
-                (queue,),
-            ).fetchall()
-
-    try:
-        return await _timed(trip, most, seconds)
-    finally:
-        connection.close()

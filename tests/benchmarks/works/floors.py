@@ -1,5 +1,6 @@
 """Floors: what the same work takes without any layer."""
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -23,25 +24,71 @@ CLAIM = """
 """
 PAYLOAD = b"type: chat.message, text: to all of you"
 MINUTE = 60_000  # milliseconds
+LINE = b"x" * 99 + b"\n"
+
+_servers: list[asyncio.AbstractServer] = []
 
 
-async def insert_and_claim(layer: Any, messages: int, seconds: float) -> list[float]:
-    """Seconds of one autocommit INSERT plus one claim. Checkpoints are made when nobody counts."""
+async def insert_and_claim(layer: Any, messages: int, seconds: float, times: int = 1) -> list[float]:
+    """Seconds of so many times one autocommit INSERT plus one claim. Checkpoints are made when nobody counts."""
     connection = apsw.Connection(f"{os.environ['CHANNELS_LITE_BENCHMARK']}/raw.sqlite3")
     try:
         connection.execute(SCHEMA).fetchall()
-        return _trips(connection, messages, seconds)
+        return _timed(connection, messages, seconds, times)
     finally:
         connection.close()  # the last one to close makes the checkpoint
 
 
-def _trips(connection: apsw.Connection, messages: int, seconds: float) -> list[float]:
+def _timed(connection: apsw.Connection, messages: int, seconds: float, times: int) -> list[float]:
     samples: list[float] = []
     end = time.perf_counter() + seconds
     while len(samples) < messages and time.perf_counter() < end:
         start = time.perf_counter()
-        now = time.time_ns() // 1_000_000
-        connection.execute(INSERT, ("work", PAYLOAD, now + MINUTE))
-        connection.execute(CLAIM, ("work", now)).fetchall()
+        for _ in range(times):
+            now = time.time_ns() // 1_000_000
+            connection.execute(INSERT, ("work", PAYLOAD, now + MINUTE))
+            connection.execute(CLAIM, ("work", now)).fetchall()
         samples.append(time.perf_counter() - start)
     return samples
+
+
+async def serve(layer: Any, path: str) -> None:
+    """Give back the lines that come over this Unix socket, as long as the process lives."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    _servers.append(await asyncio.start_unix_server(answer, path))
+
+
+async def ping(layer: Any, path: str, messages: int, seconds: float) -> list[float]:
+    """Seconds of each line to ``serve`` in another process and back."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < messages and time.perf_counter() < end:
+        start = time.perf_counter()
+        writer.write(LINE)
+        await reader.readline()
+        samples.append(time.perf_counter() - start)
+    writer.close()
+    await writer.wait_closed()
+    return samples
+
+
+async def wake(layer: Any, members: int) -> float:
+    """Seconds until the last of so many tasks has gone on, each of which waits for a future of its own."""
+
+    async def wait(future: "asyncio.Future[None]") -> float:
+        await future
+        return time.monotonic()
+
+    futures = [asyncio.get_running_loop().create_future() for _ in range(members)]
+    waiting = [asyncio.ensure_future(wait(future)) for future in futures]
+    await asyncio.sleep(0)  # now all of them wait
+    start = time.monotonic()
+    for future in futures:
+        future.set_result(None)
+    return max(await asyncio.gather(*waiting)) - start

@@ -16,7 +16,7 @@ async def wait(layer, receivers, seconds):
     async with _waiting(layer, receivers):
         used, start = time.process_time(), time.perf_counter()
         await asyncio.sleep(seconds)
-        return (time.process_time() - used) / (time.perf_counter() - start)
+        return [(time.process_time() - used) / (time.perf_counter() - start)]
 
 
 async def traced(layer, receivers):
@@ -26,7 +26,7 @@ async def traced(layer, receivers):
     try:
         before = _traced()
         async with _waiting(layer, receivers):
-            return (_traced() - before) / receivers
+            return [(_traced() - before) / receivers]
     finally:
         tracemalloc.stop()
 
@@ -38,7 +38,7 @@ async def resident(layer, receivers):
     before = _resident()
     async with _waiting(layer, receivers):
         gc.collect()
-        return (_resident() - before) / receivers
+        return [(_resident() - before) / receivers]
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """Writing as fast as one process can, while others do the same."""
 
+import os
 import time
 from typing import Any
 
@@ -7,7 +8,7 @@ TEXT = "x" * 80
 NAMES = 2000  # channels to send to in turn, so that none fills up though nobody receives
 
 
-async def write(layer: Any, writer: int, seconds: float) -> dict[str, Any]:
+async def write(layer: Any, seconds: float) -> dict[str, Any]:
     """Send until the time is over.
 
     Returns ``waits``: seconds of each send, whatever its end; ``errors``: what failed among them; ``took``: seconds.
@@ -18,7 +19,7 @@ async def write(layer: Any, writer: int, seconds: float) -> dict[str, Any]:
     while now - begin < seconds:
         number = len(waits)
         try:
-            await layer.send(f"writers.{writer}.{number % NAMES}", {"type": "writers.write", "text": TEXT})
+            await layer.send(f"writers.{os.getpid()}.{number % NAMES}", {"type": "writers.write", "text": TEXT})
         except Exception as error:
             errors.append(repr(error)[:200])
         before, now = now, time.perf_counter()
