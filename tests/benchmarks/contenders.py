@@ -23,7 +23,7 @@ class Contender:
     """Whether it reaches other processes."""
     encrypts: bool = True
     """Whether ``settings`` has it with keys too, as ``layer`` and "-encrypted"."""
-    alias: str = "default"
+    alias: str = ""
     """The alias whose tables ``migrate`` makes before it starts; empty for none."""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What its processes need besides ours."""
@@ -42,9 +42,9 @@ class Contender:
         return variables
 
 
-RAW = Contender(names.RAW, "", alias="")
-SOCKET = Contender(names.SOCKET, "", alias="")
-ASYNCIO = Contender(names.ASYNCIO, "", alias="")
+RAW = Contender(names.RAW, "")
+SOCKET = Contender(names.SOCKET, "")
+ASYNCIO = Contender(names.ASYNCIO, "")
 
 
 @dataclass(frozen=True)

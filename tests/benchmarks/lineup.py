@@ -29,8 +29,8 @@ async def lineup(folder: str) -> AsyncIterator[Lineup]:
     """Install and start what is needed; it is stopped when the block ends."""
     found = Lineup(
         [
-            Contender(names.APSW, "apsw", ours=True, alias=""),  # Django must not open that file
-            Contender(names.CORE, "core", ours=True),
+            Contender(names.APSW, "apsw", ours=True),  # Django must not open that file
+            Contender(names.CORE, "core", ours=True, alias="default"),
             Contender(names.MEMORY, "memory", crosses=False, encrypts=False),
         ]
     )
@@ -59,4 +59,4 @@ async def _add_release(found: Lineup, folder: str) -> None:
         found.missing += [Missing(name, str(error)) for name in (names.RELEASE_AIO, names.RELEASE_CORE)]
         return
     found.contenders.append(Contender(names.RELEASE_AIO, "apsw", python, alias="apsw"))
-    found.contenders.append(Contender(names.RELEASE_CORE, "core", python))
+    found.contenders.append(Contender(names.RELEASE_CORE, "core", python, alias="default"))

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -22,10 +23,13 @@ class NotInstalled(Exception):
 def install(folder: str) -> str:
     """Make the environment in this folder: its Python. On the versions of Django and Channels that run here."""
     try:
-        venv.create(folder, with_pip=True)
+        venv.create(folder)
         python = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
         subprocess.run(
-            [python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True, capture_output=True, text=True
+            [sys.executable, "-m", "pip", "--python", python, "install", "-q", *REQUIREMENTS],
+            check=True,
+            capture_output=True,
+            text=True,
         )
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr or error.stdout or error).strip().splitlines()

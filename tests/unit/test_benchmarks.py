@@ -18,7 +18,7 @@ from tests.benchmarks.sheet import Sheet
 from tests.benchmarks.works import inprocess
 from tests.benchmarks.writers import thin
 
-APSW = Contender(names.APSW, "apsw", ours=True, alias="")
+APSW = Contender(names.APSW, "apsw", ours=True)
 MEMORY = Contender(names.MEMORY, "memory")
 WORKS = {
     "inprocess": (

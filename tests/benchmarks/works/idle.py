@@ -8,43 +8,41 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator
 
-SETTLED = 2.0  # seconds until all of them wait, and what their start began has ended
 
-
-async def wait(layer, receivers, seconds):
+async def wait(layer, receivers, seconds, settled):
     """Processor seconds that this process, with all its threads, uses in a second of waiting."""
-    async with _waiting(layer, receivers):
+    async with _waiting(layer, receivers, settled):
         used, start = time.process_time(), time.perf_counter()
         await asyncio.sleep(seconds)
         return [(time.process_time() - used) / (time.perf_counter() - start)]
 
 
-async def traced(layer, receivers):
+async def traced(layer, receivers, settled):
     """Bytes that Python has allocated for one of so many waiting receivers, its task and its channel's name."""
-    await _warm_up(layer)
+    await _warm_up(layer, settled)
     tracemalloc.start()
     try:
         before = _traced()
-        async with _waiting(layer, receivers):
+        async with _waiting(layer, receivers, settled):
             return [(_traced() - before) / receivers]
     finally:
         tracemalloc.stop()
 
 
-async def resident(layer, receivers):
+async def resident(layer, receivers, settled):
     """Bytes by which one of so many waiting receivers makes the process larger. Once in a process: it keeps memory."""
-    await _warm_up(layer)
+    await _warm_up(layer, settled)
     gc.collect()
     before = _resident()
-    async with _waiting(layer, receivers):
+    async with _waiting(layer, receivers, settled):
         gc.collect()
         return [(_resident() - before) / receivers]
 
 
 @contextlib.asynccontextmanager
-async def _waiting(layer, receivers) -> AsyncIterator[None]:
+async def _waiting(layer, receivers, settled) -> AsyncIterator[None]:
     tasks = [asyncio.ensure_future(layer.receive(await layer.new_channel())) for _ in range(receivers)]
-    await asyncio.sleep(SETTLED)
+    await asyncio.sleep(settled)
     try:
         yield
     finally:
@@ -55,12 +53,12 @@ async def _waiting(layer, receivers) -> AsyncIterator[None]:
     assert not errors, f"{len(errors)} of them did not wait; the first: {errors[0]!r}"
 
 
-async def _warm_up(layer) -> None:
+async def _warm_up(layer, settled) -> None:
     """What the first message and the first receiver bring about is none of the others' cost."""
     channel = await layer.new_channel()
     await layer.send(channel, {"type": "idle.warm_up"})
     await layer.receive(channel)
-    async with _waiting(layer, 1):
+    async with _waiting(layer, 1, settled):
         pass
 
 
