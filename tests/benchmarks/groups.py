@@ -30,6 +30,7 @@ class Party:
         self._members: Sequence[Member] = ()
         self._results: list[Result] = []
         self._size = 0
+        self._largest = 0
         self._first = 0.0  # seconds of the first round
         self._all = 0.0  # seconds of all rounds at this size
 
@@ -38,6 +39,7 @@ class Party:
         opening = stack.enter_async_context(crew(self._contender, f"{folder}/{self._contender.slug}", processes))
         results = [result for size in sizes for result in self._of(size)]
         self._members = await self._sheet.attempt(opening, *results) or ()
+        self._largest = max(sizes)
         return bool(self._members)
 
     async def gather(self, size: int) -> None:
@@ -61,7 +63,7 @@ class Party:
         if any(result.reason for result in self._results):
             return False
         for result in self._results:
-            if self._first > SLOW and self._size < max(SIZES):
+            if self._first > SLOW and self._size < self._largest:
                 result.reason = f"{len(result.rounds)} rounds, since one takes {self._first:.1f} s; no larger groups"
         return self._first <= SLOW
 
@@ -107,7 +109,7 @@ async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, ef
     """All sizes in one process, then in four. Every member waits when the message is sent."""
     sizes = sorted({effort.of(size) for size in SIZES})
     floor = Floor(sheet, ASYNCIO, {work: unit for work, unit in ONE.items() if work != names.RETURNS})
-    one = [floor, *(Party(sheet, contender, ONE) for contender in contenders)]
+    one = [*(Party(sheet, contender, ONE) for contender in contenders), floor]
     four = [Party(sheet, contender, FOUR) for contender in contenders if contender.crosses]
     for processes, parties in ((1, one), (4, four)):
         async with contextlib.AsyncExitStack() as stack:

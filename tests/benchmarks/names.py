@@ -65,6 +65,14 @@ CHAT_ONE = "chat: message to one"
 CHAT_RATE = "chat: messages delivered"
 CHAT_LOST = "chat: messages lost"
 
+SIZES = {
+    **dict.fromkeys((PAYLOAD, PAYLOAD_ENCRYPTED), "bytes"),
+    **dict.fromkeys((RETURNS, ALL_HAVE_IT, DELIVERIES, RETURNS_4, ALL_HAVE_IT_4, DELIVERIES_4), "members"),
+    **dict.fromkeys((WRITERS_THROUGHPUT, WRITERS_WAIT, WRITERS_ERRORS), "processes"),
+    **dict.fromkeys((BACKLOG_SEND, BACKLOG_CLAIM), "rows pending elsewhere"),
+}
+"""What the sizes of a work are."""
+
 P50, P99, WORST = 0.5, 0.99, 1.0
 QUANTILES = {
     ROUND_TRIP: (P50, P99),

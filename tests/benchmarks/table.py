@@ -50,7 +50,7 @@ def tables(part: str, results: Sequence[Result]) -> Iterator[str]:
     if plain:
         yield from _table(part, plain)
     for work in dict.fromkeys(result.work for result in results if result.size is not None):
-        yield from _table(work, [result for result in results if result.work == work])
+        yield from _table(f"{work}, by {names.SIZES[work]}", [result for result in results if result.work == work])
     notes = dict.fromkeys((result.contender, _where(result), result.reason) for result in results if result.reason)
     for contender, where, reason in notes:
         yield f"- {contender}, {where}: {reason}"

@@ -111,7 +111,7 @@ def test_a_table_has_a_ratio_beside_what_is_not_ours_and_notes_below() -> None:
         Result(names.RETURNS, names.CORE, "s", size=10, reason="failed: OSError"),
     ]
     assert list(table.tables("groups", results)) == [
-        f"| {names.RETURNS} | 10 |",
+        f"| {names.RETURNS}, by members | 10 |",
         "|---|---|",
         f"| {names.APSW} | 2 ms |",
         f"| {names.MEMORY} | 1 ms (0.5) |",
