@@ -14,6 +14,7 @@ from tests.benchmarks.sheet import Sheet
 
 TRIPS = 500  # in a round
 MESSAGES = 5000  # of a flood
+ONE_CORE = "this takes Linux and two cores"  # why nothing can be kept apart
 SECONDS = 1.0  # after which the turn of a slow contender ends
 
 Cores = list[int]
@@ -42,7 +43,7 @@ class Pair:
         """A turn on cores of their own; the reason where there are none."""
         result = self._result(names.ROUND_TRIP_APART)
         if not cores:
-            result.reason = "this takes Linux and two cores"
+            result.reason = ONE_CORE
             return
         await self._place(*cores)
         await self._sheet.turn(self._trips(most), result)

@@ -62,10 +62,11 @@ class Party:
         await self._sheet.attempt(self._leave(), *self._results)
         if any(result.reason for result in self._results):
             return False
-        for result in self._results:
-            if self._first > SLOW and self._size < self._largest:
-                result.reason = f"{len(result.rounds)} rounds, since one takes {self._first:.1f} s; no larger groups"
-        return self._first <= SLOW
+        over = self._first > SLOW
+        if self._all > LONG or (over and self._size < self._largest):
+            for result in self._results:
+                result.reason = f"a round takes {self._first:.1f} s: {len(result.rounds)} rounds, no larger groups"
+        return not over
 
     def _of(self, size: int) -> list[Result]:
         return [self._sheet.result(work, self._contender, unit, size) for work, unit in self._works.items()]

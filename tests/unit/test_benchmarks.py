@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from channels.layers import InMemoryChannelLayer
 
-from tests.benchmarks import names, table, targets
+from tests.benchmarks import crossing, names, table, targets
 from tests.benchmarks.contenders import Contender, Missing
 from tests.benchmarks.crew import WorkFailed, crew, together
 from tests.benchmarks.effort import Effort
@@ -200,8 +200,9 @@ async def test_a_part_measures_all_its_works(part: str, tmp_path: Path) -> None:
     await module.measure(sheet, [APSW], str(tmp_path), Effort(rounds=1, share=0.01))
     assert {result.work for result in sheet.results if result.contender == names.APSW} == set(WORKS[part])
     for result in sheet.results:
-        assert result.reason == ""
-        assert all(result.rounds), result
+        if result.reason != crossing.ONE_CORE:
+            assert result.reason == ""
+            assert [len(samples) > 0 for samples in result.rounds] == [True], result
 
 
 async def test_peers_that_are_not_installed_are_named_with_the_reason(

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-SETTLED = 0.3  # seconds until all receivers wait: longer than 0.4.0 sleeps between two looks
+SETTLED = 0.15  # seconds until all receivers wait: longer than 0.4.0 sleeps between two looks
 
 _members: list[str] = []
 _hearing: list["asyncio.Task[float]"] = []
