@@ -65,11 +65,13 @@ CHAT_ONE = "chat: message to one"
 CHAT_RATE = "chat: messages delivered"
 CHAT_LOST = "chat: messages lost"
 
+MEMBERS = "members"
+PENDING = "rows pending elsewhere"
 SIZES = {
     **dict.fromkeys((PAYLOAD, PAYLOAD_ENCRYPTED), "bytes"),
-    **dict.fromkeys((RETURNS, ALL_HAVE_IT, DELIVERIES, RETURNS_4, ALL_HAVE_IT_4, DELIVERIES_4), "members"),
+    **dict.fromkeys((RETURNS, ALL_HAVE_IT, DELIVERIES, RETURNS_4, ALL_HAVE_IT_4, DELIVERIES_4), MEMBERS),
     **dict.fromkeys((WRITERS_THROUGHPUT, WRITERS_WAIT, WRITERS_ERRORS), "processes"),
-    **dict.fromkeys((BACKLOG_SEND, BACKLOG_CLAIM), "rows pending elsewhere"),
+    **dict.fromkeys((BACKLOG_SEND, BACKLOG_CLAIM), PENDING),
 }
 """What the sizes of a work are."""
 

@@ -12,7 +12,8 @@ SPREAD = {
     names.ROUND_TRIP: "Round trip between processes",
     names.ROUND_TRIP_APART: "Round trip between two cores",
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")  # Okabe and Ito
+OURS = ("#0072B2", "#D55E00")  # these colours and the others are those of Okabe and Ito
+COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 MARKERS = "osD^vPX*<>"
 DASHES = ("--", ":", "-.")
 
@@ -25,12 +26,12 @@ def draw(results: Sequence[Result], folder: str) -> list[str]:
     results = [result for result in results if result.rounds]
     sheets = {
         "latency.png": [(title, _of(results, work), _spread) for work, title in SPREAD.items()],
-        "groups.png": [(work, _of(results, work), _members) for work in _sized(results, "group_send")],
+        "groups.png": [(work, _of(results, work), _members) for work in _sized(results, names.MEMBERS)],
         "writers.png": [
             ("Sends a second, all processes together", _of(results, names.WRITERS_THROUGHPUT), _throughput),
             ("Longest wait of one send", _of(results, names.WRITERS_WAIT), _longest),
         ],
-        "backlog.png": [(work, _of(results, work), _rows) for work in _sized(results, "backlog")],
+        "backlog.png": [(work, _of(results, work), _rows) for work in _sized(results, names.PENDING)],
     }
     styles = _styles(results)
     return [
@@ -44,11 +45,11 @@ def _of(results: Sequence[Result], work: str) -> list[Result]:
     return [result for result in results if result.work == work]
 
 
-def _sized(results: Sequence[Result], begin: str) -> list[str]:
-    """Works whose names begin so and that were measured at several sizes, in the order of their first result."""
+def _sized(results: Sequence[Result], what: str) -> list[str]:
+    """Works whose sizes are this and that were measured at several ones, in the order of their first result."""
     sizes: dict[str, set[float]] = {}
     for result in results:
-        if result.work.startswith(begin) and result.unit == "s" and result.size is not None:
+        if names.SIZES.get(result.work) == what and result.unit == "s" and result.size is not None:
             sizes.setdefault(result.work, set()).add(result.size)
     return [work for work, several in sizes.items() if len(several) > 1]
 
@@ -58,7 +59,7 @@ def _styles(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     contenders = sorted({result.contender: None for result in results}, key=lambda name: name not in names.OURS)
     return {
         name: {
-            "color": COLOURS[number % len(COLOURS)],
+            "color": OURS[number] if name in names.OURS else COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number % len(MARKERS)],
             "linestyle": "-" if name in names.OURS else DASHES[number % len(DASHES)],
             "linewidth": 2.8 if name in names.OURS else 1.5,
@@ -149,7 +150,7 @@ def _longest(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any
 def _rows(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:
     _curves(axes, shown, styles, lambda result: result.quantile() * 1e6)
     axes.set_xscale("symlog", linthresh=1000)  # none at all is one of the sizes
-    axes.set_yscale("log")
-    axes.set_xlabel("rows pending elsewhere")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(names.PENDING)
     axes.set_ylabel("microseconds (median)")
     _ticks(axes, shown)
