@@ -15,7 +15,7 @@ SPREAD = {
 OURS = ("#0072B2", "#D55E00")  # these colours and the others are those of Okabe and Ito
 COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 MARKERS = "osD^vPX*<>"
-DASHES = ("--", ":", "-.")
+DASHES = ("--", ":", "-.", (0, (8, 2)))  # with six colours: no two contenders have the same
 
 Median = Callable[[Result], float]
 
