@@ -46,6 +46,8 @@ class Target(NamedTuple):
     """The ratio says how many times as good as the other one we are; otherwise how many times as much ours costs."""
     floor: Figure | None = None
     """What stands in the place of ours where there is no layer: nobody gets below it."""
+    unit: str = ""
+    """That of ``wanted`` where it is no ratio."""
 
     def reached(self, ratio: float) -> bool:
         """Whether this ratio is enough."""
@@ -112,7 +114,7 @@ TARGETS = [
     *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6, floor=names.RAW),
     *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2, floor=names.RAW),
     *_beside(f"{names.ROUND_TRIP}, p99", names.ROUND_TRIP, names.REDIS_PUBSUB, 1, quantile=names.P99),
-    Target("idle, 1 000 waiting receivers: cores", Figure(names.IDLE_PROCESSOR), 0.001),
+    Target("idle, 1 000 waiting receivers: of a core", Figure(names.IDLE_PROCESSOR), 0.001, unit="cores"),
     *_beside(names.IDLE_MEMORY, names.IDLE_MEMORY, (names.MEMORY,), 1),
     Target(
         "4 processes writing at once, beside one alone",
@@ -122,9 +124,17 @@ TARGETS = [
         at_least=True,
     ),
     Target(
-        "4 processes writing at once: worst wait, s", Figure(names.WRITERS_WAIT, size=4, quantile=names.WORST), 0.05
+        "4 processes writing at once: worst wait",
+        Figure(names.WRITERS_WAIT, size=4, quantile=names.WORST),
+        0.05,
+        unit="s",
     ),
-    Target("4 processes writing at once: errors", Figure(names.WRITERS_ERRORS, size=4, quantile=names.WORST), 0),
+    Target(
+        "4 processes writing at once: errors",
+        Figure(names.WRITERS_ERRORS, size=4, quantile=names.WORST),
+        0,
+        unit="errors",
+    ),
     *(
         Target(
             f"{work}, 1 000 000 rows pending elsewhere, beside none",
@@ -152,7 +162,7 @@ def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[
     yield "| to reach | wanted | measured | |"
     yield "|---|---|---|---|"
     for target in TARGETS:
-        wanted = f"at {'least' if target.at_least else 'most'} {target.wanted:g}"
+        wanted = f"at {'least' if target.at_least else 'most'} {_limit(target)}"
         try:
             ratio = target.ratio(measured)
         except KeyError:
@@ -187,6 +197,10 @@ def _not_allowed(target: Target, measured: Measured) -> Iterator[str]:
     allowed = shown(times * target.beside.of(measured), beside.unit)
     alone = f"the floor, {target.floor.contender}, has {target.floor.value(measured)}"
     yield f"- out of reach on this machine: {target.title}: {times:.3g} times it is {allowed}; {alone}"
+
+
+def _limit(target: Target) -> str:
+    return f"{target.wanted:g}" if target.beside else shown(target.wanted, target.unit)
 
 
 def _said(target: Target, measured: Measured, ratio: float) -> str:
