@@ -17,7 +17,7 @@ FOUR = {names.RETURNS_4: "s", names.ALL_HAVE_IT_4: "s", names.DELIVERIES_4: "1/s
 SLOW = (
     0.7  # seconds of the first round; who takes longer is measured at no larger size, where it would be ten times that
 )
-LONG = 8.0  # seconds of all rounds at one size, after which there are no more
+LONG = 6.0  # seconds of all rounds at one size, after which there are no more
 
 
 class Party:

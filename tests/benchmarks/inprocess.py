@@ -11,7 +11,7 @@ from tests.benchmarks.crew import crew
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.sheet import Sheet
 
-SECONDS = 0.5  # after which a turn ends with fewer messages: 0.4.0 looks every 0.1 s only
+SECONDS = 0.3  # after which a turn ends with fewer messages: 0.4.0 looks every 0.1 s only
 
 
 class Work(NamedTuple):

@@ -11,7 +11,7 @@ from tests.benchmarks.effort import Effort
 from tests.benchmarks.sheet import Sheet
 
 SIZES = {100: 200, 10_000: 200, 1_000_000: 10}  # bytes, and messages of a turn
-SECONDS = 0.5  # after which a turn ends with fewer messages
+SECONDS = 0.3  # after which a turn ends with fewer messages
 
 
 async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
