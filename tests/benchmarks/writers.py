@@ -11,7 +11,7 @@ from tests.benchmarks.results import Result
 from tests.benchmarks.sheet import Sheet
 
 SIZES = (1, 2, 4, 8)  # processes at once
-SECONDS = 0.6  # of writing in a turn
+SECONDS = 0.5  # of writing in a turn
 KEPT = 500  # samples of a turn
 
 
