@@ -1,9 +1,7 @@
 """The layers under test, and what the suite's tests share."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
+from tests.journal import keep_a_wal
 from tests.patience import PATIENCE
 
 Make = Callable[..., BaseChannelLayer]
@@ -34,9 +33,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def make(kind: str, path: str, alias: str) -> AsyncIterator[Make]:
     """Make layers that share what they hold, as far as two objects of this kind can; they are closed afterwards."""
     made: list[BaseChannelLayer] = []
-    if kind == "core-wal":  # the file remembers it
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode = wal").fetchall()
+    if kind == "core-wal":
+        keep_a_wal(path)
 
     def make_one(**options: Any) -> BaseChannelLayer:
         if kind == "memory":

@@ -13,6 +13,7 @@ from django.db import connections, transaction
 
 from channels_lite.errors import DatabaseBusy
 from channels_lite.layers.core import SQLiteChannelLayer
+from tests.journal import keep_a_wal
 from tests.processes.conftest import PATIENCE, ROOT
 from tests.processes.peer import send_patiently
 
@@ -26,8 +27,7 @@ class Refused(Exception):
 @pytest.fixture
 def home(path, alias):
     """The alias of the test's file, which is in WAL mode."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode = wal")
+    keep_a_wal(path)
     return alias
 
 

@@ -1,9 +1,7 @@
 """Messages that are handed over in memory, beside another process that sends to the same channels."""
 
 import asyncio
-import contextlib
 import os
-import sqlite3
 import subprocess
 import sys
 
@@ -14,6 +12,7 @@ from django.db import connections
 from channels_lite import store
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
+from tests.journal import keep_a_wal
 from tests.processes.conftest import PATIENCE, ROOT
 
 WAYS = ["send", "group narrow", "group wide"]
@@ -23,8 +22,7 @@ WAYS = ["send", "group narrow", "group wide"]
 async def layer(request, path, alias):
     """An open layer of either kind, on a file with a -wal."""
     if request.param == "core":
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode = wal").fetchall()
+        keep_a_wal(path)
         layer = SQLiteChannelLayer(database=alias, serializer_format="msgpack")
     else:
         layer = AIOSQLiteChannelLayer(path=path)

@@ -632,3 +632,16 @@ def test_an_interrupt_while_writing(path: str, monkeypatch: pytest.MonkeyPatch) 
 
 def _interrupt(*arguments: Any) -> Any:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", [{"path": ":memory:"}, {"polling_interval": None}])
+async def test_each_message_wakes_a_receiver(make_layer: MakeLayer, monkeypatch: Any, where: dict[str, Any]) -> None:
+    """Messages of one transaction to one channel wake a receiver each, where no bell tells of them again."""
+    monkeypatch.setattr("channels_lite.bell._listener_class", lambda: None)
+    layer = make_layer(**where)
+    await layer.send("x", {})
+    await layer.receive("x")
+    receivers = [asyncio.create_task(layer.receive("x")) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await outcomes(begin(*(layer.send("x", number(value)) for value in range(3)))) == [None] * 3
+    assert await outcomes(receivers) == [number(value) for value in range(3)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from channels_lite.layers import base
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
+from tests.journal import keep_a_wal
 from tests.patience import PATIENCE, until
 
 Layer = SQLiteLayer[Any]
@@ -45,12 +45,6 @@ async def make(request: pytest.FixtureRequest, path: str, alias: str) -> AsyncIt
     for layer in made:
         await layer.close()
     await asyncio.sleep(0)
-
-
-def keep_a_wal(path: str) -> None:
-    """Have a file with a -wal: the file remembers it."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode = wal").fetchall()
 
 
 @pytest.fixture
