@@ -279,7 +279,9 @@ class Mailboxes:
     def _wake(self, channel: str, count: int) -> bool:
         left = count
         for waiter in list(self._waiters.get(channel, ())):
-            if left > 0 and self._rouse(waiter):
+            if left <= 0:
+                break
+            if self._rouse(waiter):
                 left -= 1
         return left < count
 

@@ -13,7 +13,7 @@ TRIM_BATCH = 200  # expired rows that one transaction removes: about 2 ms of the
 FEW = 8  # queues up to which asking for each is faster than one statement over a JSON array
 FULL = "channels_lite: channel is full"  # what the capacity trigger raises
 
-_strings = msgspec.json.Decoder(list[str]).decode
+parse_names = msgspec.json.Decoder(list[str]).decode  # a JSON array of channels, or of their local parts
 
 _INSERT = """
 INSERT INTO channels_lite_message (prefix, queue, targets, payload, capacity, expires_at)
@@ -165,7 +165,7 @@ def members(execute: Execute, prefix: str, group: str, queues: Collection[str]) 
         queue = found[0][0]
         elsewhere = queue not in queues
     for name in queues:
-        channels = _strings(execute(_MEMBERS_IN_QUEUE, (prefix, group, name))[0][0])
+        channels = parse_names(execute(_MEMBERS_IN_QUEUE, (prefix, group, name))[0][0])
         if channels:
             here[name] = channels
     return here, elsewhere

@@ -23,8 +23,6 @@ T = TypeVar("T")
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
 ADDRESSES = 10_000  # names that a layer remembers
 
-_parse_targets = msgspec.json.Decoder(list[str]).decode
-
 
 class Address(NamedTuple):
     """Where a channel's messages wait."""
@@ -261,6 +259,8 @@ class SQLiteLayer(OpenableLayer[D]):
     def _members_here(self, group: str) -> tuple[dict[str, list[str]], bool]:
         """Queues with channels to which the message is handed over, and whether there may be members besides."""
         queues = [queue for queue in list(self._queues_here) if self._is_first_in(queue)]
+        if not queues:
+            return {}, True
         return self._read_now(store.members, self.options.prefix, group, queues) or ({}, True)
 
     async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
@@ -330,7 +330,7 @@ class SQLiteLayer(OpenableLayer[D]):
         senders in other processes meet. What does not fit is dropped here, so that no receiver holds up its siblings.
         """
         try:
-            targets = _parse_targets(row.targets or b"")
+            targets = store.parse_names(row.targets or b"")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.drops.count(queue, Reason.NO_TARGET, str(error))
             return
@@ -406,9 +406,8 @@ class SQLiteLayer(OpenableLayer[D]):
 
     def _room(self, channel: str) -> int | None:
         """How many live messages the channel's queue may hold; what is parked for the channel counts as held."""
-        if not self.options.enforce_capacity:
-            return None
-        return max(0, int(self.get_capacity(channel)) - self._mailboxes.held(channel, self._split(channel)[0]))
+        limit = self._limit(channel)
+        return None if limit is None else max(0, limit - self._mailboxes.held(channel, self._split(channel)[0]))
 
     def _limit(self, channel: str) -> int | None:
         """How many messages may be parked for a channel."""
