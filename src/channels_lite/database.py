@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from channels_lite import outbox
 from channels_lite.bell import Bell, Listener
 from channels_lite.errors import SchemaError
 from channels_lite.keeper import Connection, Keeper
@@ -87,10 +88,18 @@ class Database(abc.ABC):
 
     def forget(self, prefix: str) -> None:
         """Let all layers of this process throw away what is parked under this prefix."""
-        for reference in self._layers:
-            layer = reference()
-            if layer is not None:
-                layer.forget(prefix)
+        for layer in self._present():
+            layer.forget(prefix)
+
+    def _present(self) -> list[Any]:
+        """The layers on this database that nobody has forgotten."""
+        return [layer for reference in self._layers if (layer := reference()) is not None]
+
+    def flushed(self, prefix: str) -> None:
+        """After all under this prefix was removed: let this and other processes throw away what is in memory. Waits."""
+        if not self.in_memory:
+            outbox.flush(self.path, prefix, {name for layer in self._present() for name in layer.inboxes()})
+        self.forget(prefix)
 
     @abc.abstractmethod
     def version(self) -> int:

@@ -156,9 +156,9 @@ class DjangoDatabase(Database):
         self.run_here(lambda execute: store.flush(execute, prefix))
         connection = connections[self.alias]
         if connection.in_atomic_block and not never_commits(connection):
-            connection.on_commit(partial(self.forget, prefix), robust=True)
+            connection.on_commit(partial(self.flushed, prefix), robust=True)
         else:
-            self.forget(prefix)
+            self.flushed(prefix)
 
     def claim_here(self, job: Callable[[Execute, bool], None]) -> None:
         """Run a job that claims, if this thread's connection can see what the keeper's cannot.

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 
@@ -209,6 +210,12 @@ class Mailboxes:
         """How much of the channel's capacity is taken by what is parked."""
         with self._lock:
             return max(len(self._parked.get(channel, ())), len(self._unasked.get(queue, ())))
+
+    def fullest(self) -> tuple[str, int]:
+        """The channel that has the most parked, or the queue that nobody receives from, and how much that is."""
+        with self._lock:
+            counts = [(name, len(items)) for held in (self._unasked, self._parked) for name, items in held.items()]
+        return max(counts, key=itemgetter(1), default=("", 0))
 
     def expire(self, now: int, channels: Iterable[str] | None = None) -> list[tuple[str, Item]]:
         """Throw away what has expired in the mailboxes of these channels, or in all; returns it, oldest first."""

@@ -1,7 +1,7 @@
 """The statements of the running layer. Together with ``sql/``, all the SQL there is."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -35,8 +35,19 @@ WHERE prefix = ? AND group_name = ? AND queue NOT IN (SELECT value FROM json_eac
 GROUP BY queue
 """
 
-_NEXT_QUEUE_OF_GROUP = """
-SELECT queue FROM channels_lite_membership WHERE prefix = ? AND group_name = ? AND queue > ? ORDER BY queue LIMIT 1
+_QUEUES_OF_GROUP = """
+WITH RECURSIVE queues (queue) AS (
+    SELECT min(queue) FROM channels_lite_membership WHERE prefix = ? AND group_name = ?
+    UNION ALL
+    SELECT (
+        SELECT min(m.queue) FROM channels_lite_membership AS m
+        WHERE m.prefix = ? AND m.group_name = ? AND m.queue > queues.queue
+    )
+    FROM queues
+    WHERE queue IS NOT NULL
+    LIMIT ?
+)
+SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
 _MEMBERS_IN_QUEUE = """
@@ -155,20 +166,18 @@ def group_send(
     execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group, json.dumps(list(without))))
 
 
-def members(execute: Execute, prefix: str, group: str, queues: Collection[str]) -> tuple[dict[str, list[str]], bool]:
-    """The live members of a group in each of these queues, and whether it has members elsewhere.
+def queues_of_group(execute: Execute, prefix: str, group: str, at_most: int) -> list[str]:
+    """The queues of a group's members, expired ones included, in their order.
 
-    The group's queues are found by stepping from one to the next: the cost is theirs, and not of all their members.
+    They are found by stepping from one to the next: the cost is theirs, and not of all the members.
     """
-    here, elsewhere, queue = {}, False, ""
-    while not elsewhere and (found := execute(_NEXT_QUEUE_OF_GROUP, (prefix, group, queue))):
-        queue = found[0][0]
-        elsewhere = queue not in queues
-    for name in queues:
-        channels = parse_names(execute(_MEMBERS_IN_QUEUE, (prefix, group, name))[0][0])
-        if channels:
-            here[name] = channels
-    return here, elsewhere
+    return [row[0] for row in execute(_QUEUES_OF_GROUP, (prefix, group, prefix, group, at_most))]
+
+
+def members(execute: Execute, prefix: str, group: str, queues: Collection[str]) -> dict[str, list[str]]:
+    """The live members of a group in each of these queues that has any."""
+    found = {name: parse_names(execute(_MEMBERS_IN_QUEUE, (prefix, group, name))[0][0]) for name in queues}
+    return {name: channels for name, channels in found.items() if channels}
 
 
 def queues(execute: Execute, ids: Sequence[int]) -> list[tuple[str, str]]:
@@ -195,17 +204,25 @@ def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -
     return rows[0] if rows else None
 
 
-def claim_own(execute: Execute, prefix: str, queue: str, local: str) -> tuple[bytes, int] | None:
-    """Take the oldest live message of a process-specific channel, if it is for no other channel as well."""
+def claim_own(
+    execute: Execute, prefix: str, queue: str, local: str, is_wanted: Callable[[], bool]
+) -> tuple[bytes, int] | None:
+    """Take the oldest live message of a process-specific channel, if it is for no other channel as well.
+
+    ``is_wanted`` is asked when it has been found: what was handed over before it must be delivered before.
+    """
     found = execute(_NEXT_OF_CHANNEL, (prefix, queue, local))
-    if not found or found[0][1] != 1:
+    if not found or found[0][1] != 1 or not is_wanted():
         return None
     rows = execute(_CLAIM_ID, (found[0][0],))
     return rows[0] if rows else None
 
 
-def claim_queue(execute: Execute, prefix: str, queue: str) -> list[Claimed]:
+def claim_queue(execute: Execute, prefix: str, queue: str, before: Callable[[], object]) -> list[Claimed]:
     """Take the live messages of a process-specific queue, oldest first, at most CLAIM_BATCH.
+
+    ``before`` is called when it is known which ones they are, and while all others can see them yet. It delivers what
+    was handed over before them. Who sent one of them hands nothing over until it is gone.
 
     Tried without gain for a round trip between two processes: to read the messages now and remove them together with
     the next write. What takes the time is reading pages that another process has just changed.
@@ -213,6 +230,7 @@ def claim_queue(execute: Execute, prefix: str, queue: str) -> list[Claimed]:
     last = execute(_LAST_OF_BATCH, (prefix, queue))[0][0]
     if last is None:
         return []
+    before()
     # RETURNING promises no order.
     return sorted(Claimed(*row) for row in execute(_CLAIM_UP_TO, (prefix, queue, last)))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -31,6 +32,16 @@ class Source(Protocol):
         """Make the bell anew if it is gone; whether it was."""
 
 
+class Inbox(Protocol):
+    """Where other processes put messages without the database."""
+
+    def listen_to_inbox(self) -> socket.socket | None:
+        """A socket that becomes readable when something is there; None where there is no inbox."""
+
+    def take_in(self) -> None:
+        """Deliver what is there."""
+
+
 class Watcher:
     """Calls ``look`` in its loop when another connection has committed.
 
@@ -49,8 +60,11 @@ class Watcher:
         crowded: Callable[[], bool],
         interval: float | None,
         idle_timeout: float,
+        inbox: "Inbox | None" = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._inbox = inbox
+        self._ear: socket.socket | None = None  # for the inbox
         self._source = source
         self._look = look
         self._wanted = wanted
@@ -70,10 +84,10 @@ class Watcher:
             return self._listener.how
         return "nothing" if self._interval is None else "polling"
 
-    def start(self) -> None:
-        """Begin to listen, if not begun yet. Whoever starts it looks at the database afterwards."""
+    def start(self) -> bool:
+        """Begin to listen; False where it has begun already. Whoever starts it looks at the database afterwards."""
         if self.running:
-            return
+            return False
         self._version = self._source.version()
         self.running = True
         self._idle_since = None
@@ -85,6 +99,14 @@ class Watcher:
         else:
             logger.warning("No bell can be heard for %s (%s); the watcher %s.", self._source.path, why, poll)
         self._schedule(pause)
+        self._listen_to_inbox()
+        return True
+
+    def _listen_to_inbox(self) -> None:
+        if self._inbox is not None:
+            self._ear = self._inbox.listen_to_inbox()
+            if self._ear is not None:
+                self.loop.add_reader(self._ear.fileno(), self._guard, self._inbox.take_in)
 
     def _attach(self) -> str:
         """Listen to the bell; otherwise say why not."""
@@ -185,17 +207,24 @@ class Watcher:
         """Give the descriptors back without touching the loop."""
         if self._listener is not None:
             self._listener.close()
+        if self._ear is not None:
+            self._ear.close()
 
     def stop(self) -> None:
         """Stop listening and give the descriptors back; ``start`` begins anew."""
         self.running = False
         self._detach()
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(ear.fileno())
+            ear.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
-class Layer(Protocol):
+class Layer(Inbox, Protocol):
     """Whose waiting receivers are to hear."""
 
     def look(self) -> None:
@@ -221,17 +250,20 @@ class Watchers:
     def __iter__(self) -> Iterator[Watcher]:
         return iter(list(self._by_loop.values()))
 
-    def listen(self, source: Source) -> None:
-        """Have a running watcher in the running loop; nobody else can reach a database in memory."""
+    def listen(self, source: Source) -> bool:
+        """Have a running watcher in the running loop, unless the database is in memory, which nobody else can reach.
+
+        Returns whether it begins only now: what was committed before it does not hear.
+        """
         if source.in_memory:
-            return
+            return False
         loop = asyncio.get_running_loop()
         watcher = self._by_loop.get(loop)
         if watcher is None:
             self._forget_closed_loops()
-            watcher = Watcher(source, self._look, self._wanted, self._crowded, self._interval, self._idle_timeout)
+            watcher = Watcher(source, self._look, self._wanted, self._crowded, self._interval, self._idle_timeout, self)
             self._by_loop[loop] = watcher
-        watcher.start()
+        return watcher.start()
 
     def stop(self) -> None:
         """Stop them all, each in its own loop."""
@@ -246,6 +278,17 @@ class Watchers:
         layer = self._layer()
         if layer is not None:
             layer.look()
+
+    def listen_to_inbox(self) -> socket.socket | None:
+        """That of the layer's inbox."""
+        layer = self._layer()
+        return None if layer is None else layer.listen_to_inbox()
+
+    def take_in(self) -> None:
+        """Let the layer deliver what is in its inbox."""
+        layer = self._layer()
+        if layer is not None:
+            layer.take_in()
 
     def _wanted(self) -> bool:
         layer = self._layer()

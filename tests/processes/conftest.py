@@ -1,6 +1,7 @@
 """Starting and ending the other processes."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -25,11 +26,20 @@ class Peer:
             raise AssertionError(f"the peer ended: {(await self.process.stderr.read()).decode()}")
         return line.decode().strip()
 
-    async def obey(self, *words: str) -> None:
-        """Have a peer that obeys do something; it is done when this returns."""
+    async def tell(self, *words: str) -> None:
+        """Have a peer that obeys do something. It says "done" at the end."""
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(words).encode() + b"\n")
+
+    async def obey(self, *words: str) -> None:
+        """Have it do something that says no more than this; it is done when this returns."""
+        await self.tell(*words)
         assert await self.line() == "done"
+
+    async def kill(self) -> None:
+        """End it without a word."""
+        self.process.kill()
+        await self.process.wait()
 
     async def end(self) -> str:
         """Close the peer's input and wait for its end; returns what it wrote to standard error."""
@@ -62,5 +72,6 @@ async def start(path: str) -> AsyncIterator[StartPeer]:
 
     yield start_one
     for peer in peers:
-        await peer.end()
-        assert peer.process.returncode == 0
+        if peer.process.returncode != -signal.SIGKILL:
+            await peer.end()
+            assert peer.process.returncode == 0

@@ -38,6 +38,8 @@ async def main() -> None:
     parser.add_argument("--no-poll", action="store_true", help="hear by the bell alone")
     parser.add_argument("--no-bell", action="store_true", help="as on a platform without inotify and kqueue")
     parser.add_argument("--keep-expired", action="store_true", help="leave it to somebody else to trim")
+    parser.add_argument("--large", type=int, default=0, help="make each so many-th message of a flood 100 kB long")
+    parser.add_argument("--capacity", type=int, default=100)
     parser.add_argument("--core", action="store_true", help="the layer on Django's connection")
     parser.add_argument("--format", default="msgpack", help="serializer_format")
     options = parser.parse_args()
@@ -58,6 +60,7 @@ def _layer(options: argparse.Namespace) -> Layer:
         "polling_interval": None if options.no_poll else 0.05,
         "serializer_format": options.format,
         "auto_trim": not options.keep_expired,
+        "capacity": options.capacity,
     }
     if not options.core:
         return AIOSQLiteChannelLayer(path=options.file, **configuration)
@@ -86,7 +89,9 @@ async def flood(layer: Layer, options: argparse.Namespace) -> None:
     """Send ``count`` numbered messages, each of them until it is accepted."""
     say("ready")
     for number in range(options.count):
-        await send_patiently(layer, options.channel, {"type": "x", "number": number, "sender": os.getpid()})
+        large = bool(options.large) and number % options.large == 0
+        message = {"type": "x", "number": number, "sender": os.getpid(), "text": "x" * 100_000 * large}
+        await send_patiently(layer, options.channel, message)
 
 
 async def collect(layer: Layer, options: argparse.Namespace) -> None:
@@ -112,7 +117,8 @@ async def hear(layer: Layer, options: argparse.Namespace) -> None:
 
 async def obey(layer: Layer, options: argparse.Namespace) -> None:
     """Do what each line of standard input says, and say so when it is done; an own channel is a member of "wide"."""
-    await layer.group_add("wide", await layer.new_channel())
+    channel = await layer.new_channel()
+    await layer.group_add("wide", channel)
     library = sqlite3.connect if options.core else apsw.Connection
     locker = library(options.file)
     say("ready")
@@ -122,10 +128,26 @@ async def obey(layer: Layer, options: argparse.Namespace) -> None:
             await layer.send(words[0], {"type": words[1]})
         elif verb == "group":
             await layer.group_send(words[0], {"type": words[1]})
+        elif verb == "fill":
+            say(await fill(layer, words[0]))
+        elif verb == "flush":
+            await layer.flush()
+        elif verb == "hear":
+            say((await layer.receive(channel))["type"])
         else:
             locker.execute({"lock": "BEGIN IMMEDIATE", "unlock": "ROLLBACK"}[verb])
         say("done")
     locker.close()
+
+
+async def fill(layer: Layer, channel: str) -> int:
+    """Send until the channel is full: how many messages it took."""
+    for number in range(10_000):
+        try:
+            await layer.send(channel, {"type": "x", "number": number})
+        except ChannelFull:
+            return number
+    raise AssertionError("the channel is never full")
 
 
 async def prefix(layer: Layer, options: argparse.Namespace) -> None:

@@ -4,16 +4,20 @@ import asyncio
 
 import pytest
 
+from channels_lite.layers import handover
 from tests.processes.conftest import PATIENCE
 from tests.processes.peer import send_patiently
 
 COUNT = 10_000
 
 
-@pytest.mark.parametrize("specific", [False, True], ids=["normal", "specific"])
-async def test_ten_thousand_messages_one_way(layer, start, specific):
+@pytest.mark.parametrize("kind", ["normal", "specific", "specific, in rows"])
+async def test_ten_thousand_messages_one_way(layer, start, kind, monkeypatch):
     """10 000 messages from one process to another arrive once each and in order, the full channel notwithstanding."""
-    peer = await start("collect", "--channel", "collect!" if specific else "collect", "--count", str(COUNT))
+    if "rows" in kind:
+        monkeypatch.setattr(handover, "is_possible", lambda: False)
+    channel = "collect" if kind == "normal" else "collect!"
+    peer = await start("collect", "--channel", channel, "--count", str(COUNT))
     channel = await peer.line()
     for number in range(COUNT):
         await send_patiently(layer, channel, {"type": "x", "number": number})

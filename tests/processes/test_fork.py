@@ -16,7 +16,7 @@ settings.configure()
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from asgiref.sync import async_to_sync
 
-layer = AIOSQLiteChannelLayer(path=sys.argv[1])
+layer = AIOSQLiteChannelLayer(path=sys.argv[1], capacity=300)  # room for all that the child sends
 mine = async_to_sync(layer.new_channel)()
 async_to_sync(layer.send)("jobs", {"type": "before the fork"})
 async_to_sync(layer.send)(mine, {"type": "for the parent"})

@@ -243,7 +243,7 @@ async def test_garbage_in_a_process_specific_channel(
         for targets in (None, '"text"', "{}", "[1]", "[null]", "null"):
             write_row(path, f"{queue}!", targets, good)
         write_row(path, f"{queue}!", json.dumps([local]), b"\xc1")
-        await layer.send(channel, MESSAGE)
+        write_row(path, f"{queue}!", json.dumps([local]), good)
         assert await asyncio.wait_for(receiving, PATIENCE) == MESSAGE
     assert layer.drops.by_reason == {Reason.NO_TARGET: 6, Reason.UNDECODABLE: 1}
     assert "its row names no valid targets" in caplog.text

@@ -195,7 +195,7 @@ async def test_private(make_layer: MakeLayer, path: str, tmp_path: Path, umask: 
     finally:
         os.umask(before)
     modes = {name: stat.S_IMODE(os.stat(tmp_path / name).st_mode) & 0o077 for name in os.listdir(tmp_path)}
-    assert modes == {f"channels.sqlite3{suffix}": 0 for suffix in ("", "-bell", "-shm", "-wal")}
+    assert modes == {f"channels.sqlite3{suffix}": 0 for suffix in ("", "-bell", "-inbox", "-shm", "-wal")}
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
@@ -204,8 +204,9 @@ async def test_rights_of_an_existing_file(make_layer: MakeLayer, path: str, tmp_
     Path(path).touch()
     os.chmod(path, 0o660)
     await make_layer().send("x", {"type": "x"})
-    assert {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in os.listdir(tmp_path)} == {0o660}
-    assert len(os.listdir(tmp_path)) == 4
+    modes = {name: stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in os.listdir(tmp_path)}
+    assert modes.pop("channels.sqlite3-inbox") == 0o770
+    assert modes == {f"channels.sqlite3{suffix}": 0o660 for suffix in ("", "-bell", "-shm", "-wal")}
 
 
 # A locked database.
@@ -321,13 +322,14 @@ async def test_receiver_at_a_locked_database(
 ) -> None:
     """A receiver that cannot claim because of a lock goes on trying past every deadline, and blocks nobody."""
     channel = await hasty.new_channel() if specific else "x"
-    await make_layer().send(channel, {"type": "x"})
+    message = {"type": "x", "text": "too long to be handed over " * 10_000}
+    await make_layer().send(channel, message)
     locker.lock()
     receiving = asyncio.create_task(hasty.receive(channel))
     await heart.beat(200)
     assert not receiving.done()
     locker.unlock()
-    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "x"}
+    assert await asyncio.wait_for(receiving, PATIENCE) == message
 
 
 async def test_closed_while_a_send_waits(layer: AIOSQLiteChannelLayer, locker: Locker, heart: Heart) -> None:

@@ -98,7 +98,8 @@ class Project:
 
     def holds(self, words: str) -> bool:
         """Whether the words can be read in any of the project's databases."""
-        return any(words.encode() in path.read_bytes() for path in self.folder.glob("*.sqlite3*"))
+        files = [path for path in self.folder.glob("*.sqlite3*") if path.is_file()]
+        return any(words.encode() in path.read_bytes() for path in files)
 
 
 async def both(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, None]) -> None:

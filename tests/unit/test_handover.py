@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -13,13 +15,16 @@ from asgiref.sync import async_to_sync, sync_to_async
 from channels.exceptions import ChannelFull
 from django.db import connections, transaction
 
-from channels_lite import bell, store
+from channels_lite import bell, clock, store
+from channels_lite.datagram import Handed, pack
 from channels_lite.drops import Reason
 from channels_lite.errors import Locked
-from channels_lite.layers import base
+from channels_lite.layers import handover
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
+from channels_lite.outbox import Outbox
+from channels_lite.page import folder_of
 from tests.journal import keep_a_wal
 from tests.patience import PATIENCE, until
 
@@ -117,14 +122,14 @@ async def test_nothing_is_written(layer: Layer) -> None:
 
 
 async def test_a_group_with_members_elsewhere(make: Make) -> None:
-    """What is in the database is for the others only; each member gets the message once."""
+    """In the database is only what cannot be handed over; each member gets the message once."""
     layer, other = await ready(make()), await ready(make())
     mine, theirs = await layer.new_channel(), await other.new_channel()
     for channel in (mine, theirs, "normal"):
         await layer.group_add("group", channel)
     await ready(layer)
     await layer.group_send("group", {"type": "x"})
-    assert pending(layer) == 2
+    assert pending(layer) == 1
     for owner, channel in ((layer, mine), (other, theirs), (layer, "normal")):
         assert await receive(owner, channel) == "x"
     await tell(layer, mine, "end")
@@ -346,7 +351,25 @@ async def test_what_full_own_channels_miss_is_counted(make: Make) -> None:
 
 
 async def test_both_ways_share_the_capacity(make: Make) -> None:
-    """What is parked and what is in the database count together for the layer that the channel belongs to."""
+    """What this and other layers have handed over counts together."""
+    layer, other = await ready(make(capacity=3)), await ready(make(capacity=3))
+    channel = await layer.new_channel()
+    await tell(layer, channel, "zero")
+    await tell(other, channel, "one")
+    await tell(layer, channel, "two")
+    assert pending(layer) == 0
+    with pytest.raises(ChannelFull, match=channel):
+        await tell(layer, channel, "never")
+    assert await receive_many(layer, channel, 3) == ["zero", "one", "two"]
+    await tell(layer, channel, "three", "four", "five")
+    assert pending(layer) == 0
+    with pytest.raises(ChannelFull, match=channel):
+        await tell(layer, channel, "never")
+
+
+async def test_the_database_shares_the_capacity(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an inbox, what is parked and what is in the database count together for the channel's own layer."""
+    monkeypatch.setattr(handover, "is_possible", lambda: False)
     layer, other = await ready(make(capacity=3)), await ready(make(capacity=3))
     channel = await layer.new_channel()
     await tell(layer, channel, "zero")
@@ -356,10 +379,6 @@ async def test_both_ways_share_the_capacity(make: Make) -> None:
     with pytest.raises(ChannelFull, match=channel):
         await tell(layer, channel, "never")
     assert await receive_many(layer, channel, 3) == ["zero", "one", "two"]
-    await tell(layer, channel, "three", "four", "five")
-    assert pending(layer) == 0
-    with pytest.raises(ChannelFull, match=channel):
-        await tell(layer, channel, "never")
 
 
 async def test_capacity_is_shared_until_somebody_receives(make: Make) -> None:
@@ -557,7 +576,7 @@ async def test_a_stranger_that_rings_no_bell(path: str) -> None:
 
 async def test_many_prefixes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many prefixes new_channel() is given, the layer remembers few; groups reach all, and the order holds."""
-    monkeypatch.setattr(base, "ADDRESSES", 10)
+    monkeypatch.setattr(handover, "ADDRESSES", 10)
     layer = make()
     channels = [await layer.new_channel(f"x{number}") for number in range(30)]
     for channel in channels:
@@ -567,7 +586,7 @@ async def test_many_prefixes(make: Make, monkeypatch: pytest.MonkeyPatch) -> Non
         for channel in channels:
             await layer.send(channel, {"type": chr(ord(kind) + 1)})
     assert len(layer._queues_here) <= store.FEW
-    assert len(layer._empty) <= base.ADDRESSES
+    assert len(layer._empty) <= handover.ADDRESSES
     for channel in channels:
         assert [await receive(layer, channel) for _ in range(4)] == ["a", "b", "c", "d"]
 
@@ -605,3 +624,185 @@ async def test_a_burst_to_channels_that_are_received_from(make: Make) -> None:
     assert [(await task)["number"] for task in receiving] == [0] * 20
     for channel in channels:
         assert [(await layer.receive(channel))["number"] for _ in range(2)] == [1, 2]
+
+
+# From layer to layer, through inboxes. Two layers of one process are to each other as those of two processes.
+
+
+class Two(NamedTuple):
+    """A layer with a channel, and another layer that sends to it."""
+
+    layer: Layer
+    channel: str
+    other: Layer
+
+    def stranger(self) -> Outbox:
+        """The way into the layer's inbox for whoever has the rights to it."""
+        assert self.other._outboxes is not None
+        outbox = self.other._outboxes.find(f"{self.channel.partition('!')[0]}!")
+        assert outbox is not None
+        return outbox
+
+
+@pytest.fixture
+async def two(make: Make) -> Two:
+    """Both are open."""
+    layer, other = await ready(make(capacity=20)), await ready(make(capacity=20))
+    return Two(layer, await layer.new_channel(), other)
+
+
+def is_empty(layer: Layer, group: str) -> bool:
+    """Whether a group has no member; False also while that cannot be asked."""
+    return layer._read_now(store.queues_of_group, "", group, 1) == []
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["nobody waits", "somebody waits"])
+async def test_what_strangers_put_into_an_inbox(two: Two, waits: bool) -> None:
+    """It is dropped and counted, harms nothing, and the next message arrives."""
+    queue = f"{two.channel.partition('!')[0]}!"
+    receiving = asyncio.ensure_future(receive(two.layer, two.channel)) if waits else None
+    await asyncio.sleep(0)
+    strange = {
+        b"": Reason.UNDECODABLE,
+        b"what?": Reason.UNDECODABLE,
+        bytes(100): None,  # a flush of another prefix
+        b"\xff" * 100: Reason.UNDECODABLE,
+        pack(Handed("jobs", b'["x"]', b"", 2**62)): Reason.NO_TARGET,
+        pack(Handed("other.0!", b'["x"]', b"", 2**62)): Reason.NO_TARGET,
+        pack(Handed(queue, b"no names", b"", 2**62)): Reason.NO_TARGET,
+        pack(Handed(queue, b'{"a": 1}', b"", 2**62)): Reason.NO_TARGET,
+        pack(Handed(queue, b"[1]", b"", 2**62)): Reason.NO_TARGET,
+        pack(Handed(queue, b"[]", b"", 2**62)): None,
+    }
+    for datagram in strange:
+        assert two.stranger().send(datagram, always=True)
+    await tell(two.other, two.channel, "whole")
+    assert await (receiving or receive(two.layer, two.channel)) == "whole"
+    assert two.layer.drops.by_reason == Counter(filter(None, strange.values()))
+
+
+async def test_a_payload_that_cannot_be_decoded(two: Two) -> None:
+    """It is dropped when it is received, as one of a row is."""
+    queue, _, local = two.channel.partition("!")
+    two.stranger().send(pack(Handed(f"{queue}!", f'["{local}"]'.encode(), b"\xc1", 2**62)))
+    await tell(two.other, two.channel, "whole")
+    assert await receive(two.layer, two.channel) == "whole"
+    assert two.layer.drops.by_reason == {Reason.UNDECODABLE: 1}
+
+
+async def test_a_message_that_expires_in_an_inbox(two: Two) -> None:
+    """It is not delivered, and takes its channel out of its groups."""
+    await two.other.group_add("group", two.channel)
+    await two.other.send(two.channel, {"type": "late"}, expiry=0.01)
+    late = clock.now() + 10
+    await until(lambda: clock.now() > late)
+    assert two.layer._inbox is not None
+    assert two.layer._inbox.is_behind
+    await tell(two.other, two.channel, "in time")
+    assert await receive(two.layer, two.channel) == "in time"
+    await until(lambda: is_empty(two.layer, "group"))
+
+
+async def test_the_keeper_takes_in_what_no_loop_does(two: Two) -> None:
+    """A layer that has ever received nothing has its expired messages removed all the same."""
+    await two.other.group_add("group", two.channel)
+    await two.other.send(two.channel, {"type": "late"}, expiry=0.01)
+    late = clock.now() + 10
+    await until(lambda: clock.now() > late)
+    swept = threading.Event()
+    database = await two.layer._ready()
+    database.keeper.ask(lambda execute: (two.layer.sweep(execute), swept.set()))
+    await until(swept.is_set)
+    await until(lambda: is_empty(two.layer, "group"))
+    assert not has_parked(two.layer)
+
+
+async def test_a_slow_receiver_is_full_for_everybody(two: Two) -> None:
+    """Exactly at its capacity, wherever its messages are; its siblings are not, and afterwards it has room again."""
+    sibling = await two.layer.new_channel()
+    words = [str(number) for number in range(20)]
+    for _ in range(3):
+        for word in words:
+            await tell(two.other, two.channel, word)
+            await tell(two.other, sibling, word)
+            assert await receive(two.layer, sibling) == word
+        for sender in (two.other, two.layer):
+            with pytest.raises(ChannelFull, match=two.channel):
+                await tell(sender, two.channel, "never")
+        await tell(two.other, sibling, "room")
+        assert await receive(two.layer, sibling) == "room"
+        assert await receive_many(two.layer, two.channel, 20) == words
+    assert not two.layer.drops.by_reason
+
+
+async def test_a_group_with_a_full_member_elsewhere(two: Two) -> None:
+    """The others have its messages, however many more these are than it takes."""
+    siblings = [await two.layer.new_channel() for _ in range(10)]
+    for channel in (two.channel, *siblings):
+        await two.layer.group_add("group", channel)
+    for number in range(60):
+        await two.other.group_send("group", {"type": str(number)})
+        for sibling in siblings:
+            assert await receive(two.layer, sibling) == str(number)
+    received = await receive_many(two.layer, two.channel, 20)
+    assert received == [str(number) for number in range(20)]
+
+
+async def test_a_group_in_a_process_that_receives_nothing(two: Two) -> None:
+    """What does not fit is skipped, and counted where it came from."""
+    await two.layer.group_add("group", two.channel)
+    for number in range(25):
+        await two.other.group_send("group", {"type": str(number)})
+    assert two.other.drops.by_reason == {Reason.FULL: 5}
+    assert await receive_many(two.layer, two.channel, 20) == [str(number) for number in range(20)]
+
+
+@pytest.mark.parametrize("which", ["is_possible", "Inbox"])
+async def test_without_inboxes(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    """Where there are none, or none can be made, all goes through the database."""
+    caplog.set_level("INFO", "channels_lite.inbox")
+
+    def fails(*arguments: Any) -> None:
+        raise PermissionError("no rights")
+
+    monkeypatch.setattr(handover, which, fails if which == "Inbox" else lambda: False)
+    layer, other = await ready(make()), await ready(make())
+    channel = await layer.new_channel()
+    await other.group_add("group", channel)
+    await tell(other, channel, "direct")
+    await other.group_send("group", {"type": "group"})
+    assert pending(layer) == 2
+    assert await receive_many(layer, channel, 2) == ["direct", "group"]
+    assert ("There is no inbox" in caplog.text) == (which == "Inbox")
+
+
+async def test_flush_between_layers(two: Two, make: Make) -> None:
+    """What is on its way when a layer is flushed is gone, and what another prefix has stays."""
+    apart, sender = await ready(make(prefix="apart")), await ready(make(prefix="apart"))
+    theirs = await apart.new_channel()
+    await tell(sender, theirs, "stays")
+    await tell(two.other, two.channel, "goes")
+    await two.other.flush()
+    await tell(two.other, two.channel, "after")
+    assert await receive(two.layer, two.channel) == "after"
+    assert await receive(apart, theirs) == "stays"
+
+
+async def test_a_layer_that_is_closed_and_opened_again(two: Two) -> None:
+    """What was in its inbox is not lost, what is sent meanwhile neither, and the order holds."""
+    await tell(two.other, two.channel, "before")
+    await two.layer.close()
+    await tell(two.other, two.channel, "meanwhile")
+    await ready(two.layer)
+    await tell(two.other, two.channel, "after")
+    assert await receive_many(two.layer, two.channel, 3) == ["before", "meanwhile", "after"]
+
+
+async def test_a_layer_that_nobody_has_any_more(path: str) -> None:
+    """Its inbox is gone with it."""
+    layer = await ready(AIOSQLiteChannelLayer(path=path))
+    assert set(layer.inboxes()) <= set(os.listdir(folder_of(path)))
+    del layer
+    assert os.listdir(folder_of(path)) == []

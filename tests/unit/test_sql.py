@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import apsw
@@ -401,12 +402,12 @@ def test_claim_of_a_process_takes_all_in_order(run: Run) -> None:
     """A claim of a process-specific queue takes its live messages in the order of arrival, a batch at a time."""
     fill(run, 1, "zone.client!", expires_at=0)
     fill(run, store.CLAIM_BATCH + 1, "zone.client!")
-    first, second = (store.claim_queue(run, "", "zone.client!") for _ in range(2))
+    first, second = (store.claim_queue(run, "", "zone.client!", bool) for _ in range(2))
     assert [row.id for row in first + second] == list(range(2, store.CLAIM_BATCH + 3))
-    assert (len(second), store.claim_queue(run, "", "zone.client!")) == (1, [])
+    assert (len(second), store.claim_queue(run, "", "zone.client!", bool)) == (1, [])
 
 
-@pytest.mark.parametrize("claim", [store.claim_one, store.claim_queue])
+@pytest.mark.parametrize("claim", [store.claim_one, partial(store.claim_queue, before=bool)], ids=["one", "queue"])
 def test_claim_uses_the_order_index(run: Run, claim: Callable[..., Any]) -> None:
     """What picks and takes messages in their order reads the index of queue and id, and sorts nothing."""
     fill(run, 2)
@@ -418,7 +419,7 @@ def test_claim_uses_the_order_index(run: Run, claim: Callable[..., Any]) -> None
         assert "TEMP B-TREE" not in found
 
 
-@pytest.mark.parametrize("claim", [store.claim_one, store.claim_queue])
+@pytest.mark.parametrize("claim", [store.claim_one, partial(store.claim_queue, before=bool)], ids=["one", "queue"])
 def test_claim_finds_its_queue_by_index(run: Run, claim: Callable[..., Any]) -> None:
     """No statement of a claim scans the messages."""
     fill(run, 2)
@@ -431,7 +432,7 @@ def test_claims_see_their_own_prefix(run: Run) -> None:
     fill(run, 1, prefix="other")
     fill(run, 1, "zone.client!", prefix="other")
     assert store.claim_one(run, "", "chat") is None
-    assert store.claim_queue(run, "", "zone.client!") == []
+    assert store.claim_queue(run, "", "zone.client!", bool) == []
 
 
 def test_group_send_is_one_statement_and_one_row_a_process(run: Run) -> None:
@@ -451,32 +452,36 @@ def test_group_send_without_some_queues(run: Run) -> None:
 
 
 def test_members(run: Run) -> None:
-    """The live members of each queue that is asked for, and whether there are any in other queues."""
+    """The live members of each queue that is asked for and has any."""
     join(run, "room", "zone.one!a", "zone.one!b", "zone.other!c")
     join(run, "elsewhere", "chat")
     names = ["zone.one!", "zone.other!", "zone.third!"]
-    here, elsewhere = store.members(run, "", "room", names)
+    here = store.members(run, "", "room", names)
     assert {queue: sorted(channels) for queue, channels in here.items()} == {
         "zone.one!": ["zone.one!a", "zone.one!b"],
         "zone.other!": ["zone.other!c"],
     }
-    assert not elsewhere
-    for queues in (["zone.one!"], ["zone.other!"], []):
-        assert store.members(run, "", "room", queues)[1]
     run("UPDATE channels_lite_membership SET expires_at = 0 WHERE local IN ('b', 'c')")
-    assert store.members(run, "", "room", names)[0] == {"zone.one!": ["zone.one!a"]}
-    assert store.members(run, "", "nobody", names) == ({}, False)
-    assert store.members(run, "other", "room", names) == ({}, False)
+    assert store.members(run, "", "room", names) == {"zone.one!": ["zone.one!a"]}
+    assert store.members(run, "", "nobody", names) == {}
+    assert store.members(run, "other", "room", names) == {}
 
 
-def test_members_step_from_queue_to_queue(run: Run) -> None:
-    """Looking for a group's queues does not walk its members: a search by index for each."""
-    join(run, "room", "zone.client!a")
-    statements = recorded(run, store.members, "", "room", ["zone.client!"])
-    assert len(statements) == 3
-    for sql, parameters in statements:
-        assert "SCAN channels_lite_membership" not in plan(run, sql, parameters)
-        assert "TEMP B-TREE" not in plan(run, sql, parameters)
+def test_queues_of_a_group(run: Run) -> None:
+    """Each once, in their order, up to so many."""
+    join(run, "room", "zone.one!a", "zone.one!b", "zone.other!c", "chat")
+    join(run, "elsewhere", "other")
+    assert store.queues_of_group(run, "", "room", 10) == ["chat", "zone.one!", "zone.other!"]
+    assert store.queues_of_group(run, "", "room", 2) == ["chat", "zone.one!"]
+    assert store.queues_of_group(run, "", "nobody", 10) == []
+    assert store.queues_of_group(run, "other", "room", 10) == []
+
+
+def test_queues_of_a_group_are_stepped_through(run: Run) -> None:
+    """Looking for them does not walk the group's members: a search by index for each."""
+    ((sql, parameters),) = recorded(run, store.queues_of_group, "", "room", 10)
+    for words in ("SCAN channels_lite_membership", "SCAN m", "TEMP B-TREE"):
+        assert words not in plan(run, sql, parameters)
 
 
 # The run-time statements.
@@ -492,16 +497,18 @@ def use_every_function(run: Run) -> None:
     for names in (["chat", "none"], ["chat", "none", *map(str, range(store.FEW))]):
         assert store.pending(run, "", names, 1) == {name: int(name == "chat") for name in names}
     assert [store.has_live(run, "", name) for name in ("chat", "none")] == [True, False]
-    assert store.members(run, "", "room", ["zone.client!"]) == ({"zone.client!": ["zone.client!a"]}, True)
+    assert store.members(run, "", "room", ["zone.client!"]) == {"zone.client!": ["zone.client!a"]}
+    assert store.queues_of_group(run, "", "room", 10) == ["chat", "zone.client!"]
     assert store.data_version(run) > 0
-    assert [row.targets for row in store.claim_queue(run, "", "zone.client!")] == [b'["a"]']
+    assert [row.targets for row in store.claim_queue(run, "", "zone.client!", bool)] == [b'["a"]']
     store.put_back(run, "", "zone.client!", b"own", FAR, "b")
     store.put_back(run, "", "zone.client!", b"all", FAR, "b")
     run("UPDATE channels_lite_message SET targets = '[\"a\", \"b\"]' WHERE payload = CAST('own' AS BLOB)")
-    assert store.claim_own(run, "", "zone.client!", "a") is None  # it is for another as well
-    assert store.claim_own(run, "", "zone.client!", "b") == (b"all", FAR)
-    assert store.claim_own(run, "", "zone.client!", "b") is None
-    assert len(store.claim_queue(run, "", "zone.client!")) == 1
+    assert store.claim_own(run, "", "zone.client!", "a", lambda: True) is None  # it is for another as well
+    assert store.claim_own(run, "", "zone.client!", "b", lambda: False) is None  # it is not wanted any more
+    assert store.claim_own(run, "", "zone.client!", "b", lambda: True) == (b"all", FAR)
+    assert store.claim_own(run, "", "zone.client!", "b", lambda: True) is None
+    assert len(store.claim_queue(run, "", "zone.client!", bool)) == 1
     store.put_back(run, "", "chat", b"put back", FAR)
     store.put_back(run, "", "chat", b"put back last", FAR)
     assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR), (b"put back", FAR)]

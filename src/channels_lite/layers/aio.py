@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from channels_lite import config, store
@@ -36,7 +37,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         self._batches: dict[asyncio.AbstractEventLoop, Batch] = {}
 
     def _acquire(self) -> ApswDatabase:
-        database = open_file(self.file(), self, self._room)
+        database = open_file(self.file(), self, self._room_in_group)
         self._upkeep(database)
         return database
 
@@ -83,7 +84,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         if self._database is None:
             raise LayerClosed(WAITING)
         row = self._database.read(store.claim_one, self.options.prefix, queue, hinted)
-        return None if row is None else Item(*row)
+        if row is None:
+            return None
+        self._catch_up()  # a flush that came before it must not throw it away
+        return Item(*row)
 
     def look(self) -> None:
         waiting = self._mailboxes.waiting()
@@ -102,19 +106,12 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         if waiting is None or self._database is None:
             return
         try:
-            while self._database.read(self._claim_and_deliver, queue) == store.CLAIM_BATCH:
+            while self._database.read(partial(self._claim_all, queue)) == store.CLAIM_BATCH:
                 pass
         except Locked:
             _call_later(loop or waiting, pause(attempt), self._collect, queue, attempt + 1, loop)
         except Exception as error:  # for those who wait, not for the sender, whose message has been committed
             self._mailboxes.fail(error, queue)
-
-    def _claim_and_deliver(self, execute: Execute, queue: str) -> int:
-        # Under the database's lock until all is delivered: another thread's later claim must not overtake.
-        rows = store.claim_queue(execute, self.options.prefix, queue)
-        for row in rows:
-            self._deliver(queue, row)
-        return len(rows)
 
     def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
         try:

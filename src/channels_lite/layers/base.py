@@ -2,7 +2,7 @@
 
 import abc
 import secrets
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,17 +11,17 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.drops import Reason
-from channels_lite.errors import ForeignChannel, InvalidMessage, Locked, UndecodableMessage
+from channels_lite.errors import ForeignChannel, InvalidMessage, UndecodableMessage
 from channels_lite.keeper import trim_all
-from channels_lite.layers.openable import D, OpenableLayer
+from channels_lite.layers.handover import ADDRESSES, HandoverLayer
+from channels_lite.layers.openable import D
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
-from channels_lite.store import Claimed
 
 T = TypeVar("T")
 
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
-ADDRESSES = 10_000  # names that a layer remembers
+QUEUES = 2 * store.FEW  # of a group that are looked at for whom a message can be handed over to
 
 
 class Address(NamedTuple):
@@ -35,7 +35,10 @@ class Address(NamedTuple):
     """Whether it is a process-specific channel that this layer made, or could have made."""
 
 
-class SQLiteLayer(OpenableLayer[D]):
+Members = dict[str, list[str]]  # queue -> channels
+
+
+class SQLiteLayer(HandoverLayer[D]):
     """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
 
     def _begin(self) -> None:
@@ -43,11 +46,6 @@ class SQLiteLayer(OpenableLayer[D]):
         self._addresses: dict[str, Address] = {}
         self._told: set[str] = set()  # normal channels that this process sent to while nobody waited here
         self._queues_here: set[str] = set()  # the first FEW that new_channel() made channels of
-        self._empty: dict[str, list[Hashable]] = {}  # queues with nothing in the database -> [its news then]
-
-    def _opened(self, closings: int) -> D:
-        self._empty.clear()  # nobody told this layer of commits while it was closed
-        return super()._opened(closings)
 
     # What the connection brings.
 
@@ -75,23 +73,6 @@ class SQLiteLayer(OpenableLayer[D]):
         """Claim a message of a normal channel that is probably there, without blocking."""
 
     @abc.abstractmethod
-    def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
-        """Run a function of ``store`` that only reads, without blocking; None where that is not possible.
-
-        Nor is it where this call belongs to a transaction, with which all that it sends must stand or fall.
-        """
-
-    def _forget(self, prefix: str) -> None:
-        """Let all layers of this process throw away what is parked under this prefix."""
-        if self._database is not None:
-            self._database.forget(prefix)
-
-    def _later(self, job: Callable[[Execute], Any]) -> None:
-        """Run a job on a connection, away from the loop, when there is time."""
-        if self._database is not None:
-            self._database.keeper.ask(job)
-
-    @abc.abstractmethod
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
         """Run a job that may take long on a connection, away from the loop, and wait for it."""
 
@@ -109,10 +90,15 @@ class SQLiteLayer(OpenableLayer[D]):
         if self._database is None:
             await self._ready()
         if own and self._is_first_in(queue):
-            if self._hand_over(queue, (channel,), Item(payload, clock.now() + _milliseconds(seconds))):
+            if self._hand_over(queue, (channel,), Item(payload, clock.now() + _milliseconds(seconds)), self._limit):
                 raise ChannelFull(channel)
             return
-        targets = None if local is None else msgspec.json.encode([local]).decode()
+        targets = None
+        if local is not None:
+            names = msgspec.json.encode([local])
+            if self._send_direct(queue, names, payload, _milliseconds(seconds)):
+                return
+            targets = names.decode()
         try:
             await self._write(
                 store.send, self.options.prefix, queue, targets, payload, self._room(channel), _milliseconds(seconds)
@@ -131,6 +117,8 @@ class SQLiteLayer(OpenableLayer[D]):
                 f"The channel {channel} belongs to another process or layer; "
                 f"this one receives from the channels that its own new_channel() made."
             )
+        if own:
+            self._catch_up()
         while (parked := self._mailboxes.pop(channel, queue)) is not None:
             if parked.expires_at <= clock.now():
                 self._expired(channel, parked)
@@ -143,7 +131,8 @@ class SQLiteLayer(OpenableLayer[D]):
         closings = self._closings
         source = self._database or await self._ready()
         self._check_open(closings)
-        self._watchers.listen(source)
+        if self._watchers.listen(source):
+            self._empty.clear()
         attempt = 0
         while True:
             self._check_open(closings)
@@ -163,7 +152,7 @@ class SQLiteLayer(OpenableLayer[D]):
         mailboxes = self._mailboxes
         waiter = mailboxes.wait(channel, queue)  # register, then look
         try:
-            found = None if waiter.item else self._look(waiter, attempt)
+            found = None if waiter.item or self._has_nothing(queue) else self._look(waiter, attempt)
             if found is None:
                 await waiter.future
         except BaseException:
@@ -178,6 +167,12 @@ class SQLiteLayer(OpenableLayer[D]):
             self._expired(channel, waiter.item)
             return None
         return waiter.item
+
+    def _has_nothing(self, queue: str) -> bool:
+        """Whether a process-specific queue is known to be empty, so that a look can be spared."""
+        if queue[-1] != "!":
+            return False
+        return self._is_first_in(queue)
 
     def _give_up(self, waiter: Waiter) -> None:
         """Take out a waiter that does not use what it was given: it goes to the next one, or back where it was."""
@@ -248,20 +243,45 @@ class SQLiteLayer(OpenableLayer[D]):
         ttl = _milliseconds(self.expiry)
         if self._database is None:
             await self._ready()
-        here, elsewhere = self._members_here(group)
+        here, there, elsewhere = self._members(group)
         if elsewhere:
-            await self._group_send(group, payload, ttl, here)
+            await self._group_send(group, payload, ttl, [*here, *there])
+        for queue, channels in there.items():
+            await self._send_on(queue, channels, payload, ttl)
         item = Item(payload, clock.now() + ttl)
         for queue, channels in here.items():
-            for channel in self._hand_over(queue, channels, item):
+            for channel in self._hand_over(queue, channels, item, self._limit):
                 self.drops.count(channel, Reason.FULL)
 
-    def _members_here(self, group: str) -> tuple[dict[str, list[str]], bool]:
-        """Queues with channels to which the message is handed over, and whether there may be members besides."""
-        queues = [queue for queue in list(self._queues_here) if self._is_first_in(queue)]
-        if not queues:
-            return {}, True
-        return self._read_now(store.members, self.options.prefix, group, queues) or ({}, True)
+    def _members(self, group: str) -> tuple[Members, Members, bool]:
+        """The members in queues of ours, and in those of others, that messages can be handed over to.
+
+        And whether there may be members besides.
+        """
+        ours, others = list(self._queues_here), []
+        if not ours and self._outboxes is None:
+            return {}, {}, True
+        queues = self._read_now(store.queues_of_group, self.options.prefix, group, QUEUES)
+        if queues is None:
+            return {}, {}, True
+        ours = [queue for queue in ours if self._is_first_in(queue)]
+        others = [q for q in queues if q not in ours and q[-1] == "!" and self._direct(q) is not None]
+        found = self._read_now(store.members, self.options.prefix, group, [*ours, *others])
+        if found is None:
+            return {}, {}, True
+        there = {queue: found.pop(queue) for queue in others if queue in found}
+        return found, there, len(queues) == QUEUES or not set(queues) <= {*ours, *others}
+
+    async def _send_on(self, queue: str, channels: list[str], payload: bytes, ttl: int) -> None:
+        """Send a group's message to these channels of another process: directly, or if that is full, in a row."""
+        targets = msgspec.json.encode([channel[len(queue) :] for channel in channels])
+        if self._send_direct(queue, targets, payload, ttl):
+            return
+        room = self._room_in_group(channels[0])
+        try:
+            await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
+        except ChannelFull:
+            self.drops.count(channels[0], Reason.FULL)
 
     async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
         queues, considered = await self._write(
@@ -280,8 +300,12 @@ class SQLiteLayer(OpenableLayer[D]):
 
     async def flush(self) -> None:
         """Remove all messages and groups of this layer's prefix; returns when they are gone."""
-        await self._aside(lambda execute: store.flush(execute, self.options.prefix))
-        self._forget(self.options.prefix)
+        await self._aside(self._flush)
+
+    def _flush(self, execute: Execute) -> None:
+        store.flush(execute, self.options.prefix)
+        if self._database is not None:
+            self._database.flushed(self.options.prefix)
 
     async def clean_expired(self) -> tuple[int, int]:
         """Remove what has expired, of every layer in the file: how many messages and memberships there were."""
@@ -300,17 +324,12 @@ class SQLiteLayer(OpenableLayer[D]):
         """Take note of a commit into this queue by this process; whether only this layer can receive it."""
         own = queue.endswith(self._own)
         if prefix == self.options.prefix:
+            self._empty.pop(queue, None)
             if own:
-                self._empty.pop(queue, None)
                 self._collect(queue)
             else:
                 self._hint(queue)
         return own
-
-    def forget(self, prefix: str) -> None:
-        """Throw away what is parked in this process, if the layer has this prefix."""
-        if prefix == self.options.prefix:
-            self._mailboxes.clear()
 
     def _hint(self, queue: str) -> None:
         """See to it that somebody who waits on a normal channel looks again, or the next one who comes."""
@@ -323,70 +342,6 @@ class SQLiteLayer(OpenableLayer[D]):
     def _collect(self, queue: str) -> None:
         """Claim what is in a process-specific queue of ours, if anybody waits there, and deliver it."""
 
-    def _deliver(self, queue: str, row: Claimed) -> None:
-        """Hand a claimed row to its channels. The next row is claimed only after this: the order is theirs too.
-
-        Deviation from the specification: what is parked for a slow receiver does not count against the capacity that
-        senders in other processes meet. What does not fit is dropped here, so that no receiver holds up its siblings.
-        """
-        try:
-            targets = store.parse_names(row.targets or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.drops.count(queue, Reason.NO_TARGET, str(error))
-            return
-        channels = [queue + local for local in targets]
-        if channels:
-            for channel in self._hand_over(queue, channels, Item(row.payload, row.expires_at)):
-                self.drops.count(channel, Reason.SLOW)
-
-    def _hand_over(self, queue: str, channels: Sequence[str], item: Item) -> Sequence[str]:
-        """Hand an item to these channels of one of our queues, or park it for them: those that had no room."""
-        full = self._mailboxes.deliver(queue, channels, item, self._limit)
-        if full:
-            for channel, expired in self._mailboxes.expire(clock.now(), full):
-                self._expired(channel, expired)
-            full = self._mailboxes.deliver(queue, full, item, self._limit)
-        return full
-
-    def _is_first_in(self, queue: str) -> bool:
-        """Whether nothing in the database comes before a message that is handed over to this queue of ours now.
-
-        What other processes commit from now on has no order with this message, which they cannot know of.
-        """
-        database = self._database
-        if database is None:
-            return False
-        news = database.news()
-        if self._empty.get(queue) == [news]:
-            return True
-        return self._read_now(self._note_if_empty, queue, news) is True
-
-    def _note_if_empty(self, execute: Execute, queue: str, news: Hashable) -> bool:
-        if len(self._empty) >= ADDRESSES:
-            self._empty.clear()
-        # Put down before the look and filled in after it: who commits into the queue meanwhile takes this note away.
-        note = self._empty[queue] = []
-        if store.has_live(execute, self.options.prefix, queue):
-            return False
-        note.append(news)
-        return True
-
-    def _expired(self, channel: str, item: Item) -> None:
-        """A message expired in the mailbox: its channel leaves its groups, as it would for one in the database."""
-        self._later(lambda execute: self._evict(execute, channel, item))
-
-    def _evict(self, execute: Execute, channel: str, item: Item) -> None:
-        queue, local = self._split(channel)
-        store.evict(execute, self.options.prefix, queue, local or "", item.expires_at)
-
-    def sweep(self, execute: Execute) -> None:
-        """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
-        for channel, item in self._mailboxes.expire(clock.now()):
-            try:
-                self._evict(execute, channel, item)
-            except Locked:
-                self._expired(channel, item)  # nobody else has the item any more
-
     def _address(self, channel: str) -> Address:
         """A channel's address; TypeError where the name is not valid."""
         try:
@@ -398,20 +353,6 @@ class SQLiteLayer(OpenableLayer[D]):
         queue, local = self._split(channel)
         address = self._addresses[channel] = Address(queue, local, local is not None and queue.endswith(self._own))
         return address
-
-    def _split(self, channel: str) -> tuple[str, str | None]:
-        """A channel's queue and local part; None for the local part of a normal channel."""
-        name, mark, local = channel.partition("!")
-        return (name + mark, local) if mark else (channel, None)
-
-    def _room(self, channel: str) -> int | None:
-        """How many live messages the channel's queue may hold; what is parked for the channel counts as held."""
-        limit = self._limit(channel)
-        return None if limit is None else max(0, limit - self._mailboxes.held(channel, self._split(channel)[0]))
-
-    def _limit(self, channel: str) -> int | None:
-        """How many messages may be parked for a channel."""
-        return int(self.get_capacity(channel)) if self.options.enforce_capacity else None
 
 
 def _seconds(expiry: Any) -> float:

@@ -59,7 +59,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         self._seen: tuple[int, int] | None = None  # the database's version at the last look
 
     def _acquire(self) -> DjangoDatabase:
-        database = open_alias(self.database or config.DEFAULT_ALIAS, self.file(), self, self._room)
+        database = open_alias(self.database or config.DEFAULT_ALIAS, self.file(), self, self._room_in_group)
         self._ask_anew()  # the keeper before has ended by now
         if not database.in_memory:
             self._upkeep(database)
@@ -171,7 +171,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if self._mailboxes.loop_waiting_on(queue) is None:
             return False
         try:
-            return self._claim_rows(queue, execute) if queue.endswith("!") else self._claim_one(queue, execute)
+            if queue.endswith("!"):
+                return self._claim_all(queue, execute) == store.CLAIM_BATCH
+            return self._claim_one(queue, execute)
         except Locked:
             raise
         except Exception as error:
@@ -191,23 +193,22 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if local is None:
             row = store.claim_one(execute, prefix, queue)
         else:
-            row = store.claim_own(execute, prefix, queue, local)
+            row = store.claim_own(execute, prefix, queue, local, partial(self._still_waits, waiter))
         if row is not None and not self._mailboxes.give(waiter, Item(*row)):
             try:
                 store.put_back(execute, prefix, queue, *row, local=local)
             except Locked:
                 self._mailboxes.park(waiter.channel, Item(*row))
 
-    def _claim_rows(self, queue: str, execute: Execute) -> bool:
-        rows = store.claim_queue(execute, self.options.prefix, queue)
-        for row in rows:
-            self._deliver(queue, row)
-        return len(rows) == store.CLAIM_BATCH
+    def _still_waits(self, waiter: Waiter) -> bool:
+        self.take_in()
+        return not waiter.woken
 
     def _claim_one(self, queue: str, execute: Execute) -> bool:
         row = store.claim_one(execute, self.options.prefix, queue)
         if row is None:
             return False
+        self._catch_up()  # a flush that came before it must not throw it away
         if not self._mailboxes.hand_over(queue, Item(*row)):  # who waited has gone meanwhile
             self._mailboxes.park(queue, Item(*row))
             if self._has_others():

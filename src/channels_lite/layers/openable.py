@@ -5,6 +5,7 @@ import asyncio
 import atexit
 import os
 import re
+import socket
 import threading
 import uuid
 import weakref
@@ -104,7 +105,16 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             self._check_open(closings)
             if self._database is None:
                 self._database = self._acquire()
+                self._connected(self._database)
             return self._database
+
+    @abc.abstractmethod
+    def _connected(self, database: D) -> None:
+        """What belongs to an open database."""
+
+    @abc.abstractmethod
+    def _disconnected(self) -> None:
+        """The same is given back; there is no database any more."""
 
     async def close(self) -> None:
         """Stop listening and close the database; a waiting receive() ends with LayerClosed.
@@ -120,6 +130,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     def _closed(self) -> None:
         with self._opening:
             database, self._database = self._database, None
+            self._disconnected()
         if database is not None:
             release(database, self)
 
@@ -141,7 +152,19 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     def _busy(self, path: str) -> DatabaseBusy:
         return busy(path, self._deadline)
 
+    def _abandon(self) -> None:
+        """Leave to the parent, in a forked child, what is the parent's."""
+        self._watchers.abandon()
+
     # For the watchers.
+
+    @abc.abstractmethod
+    def listen_to_inbox(self) -> socket.socket | None:
+        """A socket that becomes readable when other processes have put something into the inbox."""
+
+    @abc.abstractmethod
+    def take_in(self) -> None:
+        """Deliver what is in the inbox."""
 
     @abc.abstractmethod
     def look(self) -> None:
@@ -158,7 +181,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
 
 def _after_fork() -> None:
     for layer in list(_layers):
-        layer._watchers.abandon()
+        layer._abandon()
         layer._begin()
 
 

@@ -1,0 +1,39 @@
+"""What passes from process to process without the database: a message, or the word that a layer was flushed."""
+
+import struct
+from typing import NamedTuple
+
+MOST_BYTES = 64 * 1024  # of one; a longer message goes through the database
+HEAD = struct.Struct("=QHI")  # when it expires, the lengths of its queue and its targets
+
+
+class Handed(NamedTuple):
+    """A message as it comes out of an inbox."""
+
+    queue: str
+    """Empty where it is no message, but says that the layers with the prefix in ``targets`` are flushed."""
+    targets: bytes
+    """The local parts of its channels, a JSON array."""
+    payload: bytes
+    expires_at: int
+    """Milliseconds, as channels_lite_clock."""
+
+
+def pack(message: Handed) -> bytes:
+    """The datagram of a message."""
+    queue, targets, payload, expires_at = message
+    name = queue.encode()
+    return b"".join((HEAD.pack(expires_at, len(name), len(targets)), name, targets, payload))
+
+
+def pack_flush(prefix: str) -> bytes:
+    """The datagram that tells a layer with this prefix to throw away what came before."""
+    return pack(Handed("", prefix.encode(), b"", 0))
+
+
+def unpack(datagram: bytes) -> Handed:
+    """The message of a datagram; struct.error or UnicodeDecodeError where a stranger sent something else."""
+    expires_at, name, targets = HEAD.unpack_from(datagram)
+    middle = HEAD.size + name
+    end = middle + targets
+    return Handed(datagram[HEAD.size : middle].decode(), datagram[middle:end], datagram[end:], expires_at)

@@ -1,0 +1,141 @@
+"""The inbox: a Unix datagram socket through which other processes hand messages over to a layer's own channels.
+
+Nobody but the layer that made a process-specific channel ever receives from it, so a message for it need not outlive
+that process: in its socket it is as safe as on the disk, and a transaction each for sender and receiver is saved.
+
+Beside the database is a folder with two files for each inbox: the socket, and a page of shared memory, in which the
+receiver says for how many messages it has room. Who sends does it under a lock on that page, so that never more than
+this are under way, and none after the inbox was closed.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+import sys
+import time
+
+from channels_lite.datagram import MOST_BYTES
+from channels_lite.page import PATIENCE, SOCKET, at, folder_of, new_page, path_of, remove, remove_if_dead
+
+CLOSING = 1.0  # seconds that closing waits for a sender in another process, which may have been stopped
+
+
+def is_possible() -> bool:
+    """Whether this system has what an inbox takes. On macOS a name in a folder is too long for a socket."""
+    return sys.platform == "linux"
+
+
+class Inbox:
+    """The inbox of a layer. One thread at a time collects from it and closes it."""
+
+    def __init__(self, database: str, prefix: str, owner: str) -> None:
+        """Make its files; OSError where that is not possible."""
+        self._read = self._delivered = self._left = self._low = 0
+        folder = _folder(database)
+        self._path = path_of(folder, prefix, owner)
+        mode = stat.S_IMODE(os.stat(database).st_mode) & 0o666  # who may use the database may send
+        with contextlib.ExitStack() as undo:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            undo.callback(self._socket.close)
+            at(self._path + SOCKET, self._socket.bind)
+            undo.callback(remove, self._path)
+            os.chmod(self._path + SOCKET, mode)
+            self._page = new_page(self._path, mode)
+            undo.pop_all()
+
+    @property
+    def name(self) -> str:
+        """What the folder calls it."""
+        return os.path.basename(self._path)
+
+    def listen(self) -> socket.socket:
+        """A socket that becomes readable with the inbox; who asked for it closes it."""
+        return self._socket.dup()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something has been sent that has not been delivered."""
+        return self._page.taken != self._delivered
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time to let others send more."""
+        return self._left <= self._low
+
+    def collect(self) -> list[bytes]:
+        """Take everything out; call ``delivered`` when that has been delivered."""
+        datagrams: list[bytes] = []
+        try:
+            while True:
+                datagrams.append(self._socket.recv(MOST_BYTES))
+        except BlockingIOError:
+            self._read += len(datagrams)
+            self._left -= len(datagrams)
+            self._page.read(self._read)
+        return datagrams
+
+    def delivered(self) -> None:
+        """What was collected has been delivered."""
+        self._delivered = self._read
+
+    def make_room(self, room: int, fullest: tuple[str, int]) -> list[bytes]:
+        """Let others send so many messages more; returns what has come meanwhile.
+
+        ``fullest`` is the channel, or the queue, that has the most in its mailbox, and how many that is.
+        """
+        self._page.hold(*fullest)
+        if not self._page.acquire():
+            return []  # who waits next tries again
+        try:
+            datagrams = self.collect()  # now nothing is under way
+            self._page.read(self._page.taken)
+            self._read = self._page.taken  # a sender that was killed may have sent one without counting it
+            self._left = self._page.room = max(0, room - len(datagrams))
+            self._low = self._left // 2
+        finally:
+            self._page.release()
+        return datagrams
+
+    def close(self) -> list[bytes]:
+        """Let nobody send any more; returns what was still there. Not for a loop's thread: it waits for senders."""
+        deadline = time.monotonic() + CLOSING
+        while not (acquired := self._page.acquire()) and time.monotonic() < deadline:
+            time.sleep(PATIENCE)
+        self._page.shut()
+        if acquired:
+            self._page.room = 0
+            self._page.release()
+        datagrams = self.collect()
+        self.discard()
+        return datagrams
+
+    def discard(self) -> None:
+        """Remove it with all that is in it, when nobody can receive any more."""
+        self._page.shut()
+        remove(self._path)
+        self._socket.close()
+
+    def abandon(self) -> None:
+        """Give the descriptors back in a forked child: the inbox is the parent's."""
+        self._socket.close()
+
+    def clean(self) -> None:
+        """Remove what processes that were killed have left in the folder."""
+        folder = os.path.dirname(self._path)
+        for name in os.listdir(folder):
+            if name.endswith(SOCKET):
+                remove_if_dead(os.path.join(folder, name.removesuffix(SOCKET)))
+
+
+def _folder(database: str) -> str:
+    """The folder of a database's inboxes, made if it is not there. OSError where it is somebody else's."""
+    folder, owned = folder_of(database), os.stat(database)
+    mode = stat.S_IMODE(owned.st_mode) & 0o666
+    try:
+        os.mkdir(folder, 0o700)
+        os.chmod(folder, mode | mode >> 2 & 0o111)
+    except FileExistsError:
+        if os.lstat(folder).st_uid not in (os.geteuid(), owned.st_uid):
+            raise PermissionError(f"the folder {folder} belongs to somebody else") from None
+    return folder

@@ -1,0 +1,275 @@
+"""What reaches a layer's own channels: rows that it claims, and what is handed over to it without the database."""
+
+import abc
+import logging
+import socket
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from channels_lite import clock, store
+from channels_lite.datagram import Handed, unpack
+from channels_lite.drops import Reason
+from channels_lite.errors import Locked
+from channels_lite.inbox import Inbox, is_possible
+from channels_lite.layers.openable import D, OpenableLayer
+from channels_lite.mailbox import Item
+from channels_lite.outbox import Outbox, Outboxes
+from channels_lite.schema import Execute
+
+T = TypeVar("T")
+Limit = Callable[[str], int | None]
+
+logger = logging.getLogger("channels_lite.inbox")
+
+ADDRESSES = 10_000  # names that a layer remembers
+NO_LIMIT = 1_000  # messages that may be under way to a layer whose channels have no capacity
+
+
+class HandoverLayer(OpenableLayer[D]):
+    """A layer with mailboxes, an inbox, and the ways into the inboxes of others."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._empty: dict[str, list[Hashable]] = {}  # queues with nothing in the database -> [its news then]
+        self._delivering = threading.RLock()  # held from a claim to the delivery; after the database's own lock
+        self._inbox: Inbox | None = None
+        self._outboxes: Outboxes | None = None
+
+    def _connected(self, database: D) -> None:
+        self._empty.clear()  # nobody told this layer of commits while it was closed
+        if is_possible() and not database.in_memory:
+            self._outboxes = Outboxes(database.path, self.options.prefix)
+            self._make_inbox(database.path)
+
+    def _disconnected(self) -> None:
+        self._outboxes = None
+        with self._delivering:
+            inbox, self._inbox = self._inbox, None
+            if inbox is not None:
+                self._inbox_left.detach()
+                self._deliver_all(inbox.close())
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        if self._inbox is not None:
+            self._inbox_left.detach()
+            self._inbox.abandon()
+
+    # What the connection brings.
+
+    @abc.abstractmethod
+    def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
+        """Run a function of ``store`` that only reads, without blocking; None where that is not possible.
+
+        Nor is it where this call belongs to a transaction, with which all that it sends must stand or fall.
+        """
+
+    def _later(self, job: Callable[[Execute], Any]) -> None:
+        """Run a job on a connection, away from the loop, when there is time."""
+        if self._database is not None:
+            self._database.keeper.ask(job)
+
+    # To channels of ours.
+
+    def _is_first_in(self, queue: str) -> bool:
+        """Whether nothing in the database, or in our inbox, comes before a message that is handed over now.
+
+        What other processes send from now on has no order with this message, which they cannot know of.
+        """
+        database = self._database
+        if database is None:
+            return False
+        self._catch_up()
+        news = database.news()
+        if self._empty.get(queue) == [news]:
+            return True
+        return self._read_now(self._note_if_empty, queue, news) is True
+
+    def _note_if_empty(self, execute: Execute, queue: str, news: Hashable) -> bool:
+        if len(self._empty) >= ADDRESSES:
+            self._empty.clear()
+        # Put down before the look and filled in after it: who commits into the queue meanwhile takes this note away.
+        note = self._empty[queue] = []
+        if store.has_live(execute, self.options.prefix, queue):
+            return False
+        note.append(news)
+        return True
+
+    def _claim_all(self, queue: str, execute: Execute) -> int:
+        """Claim what is in a process-specific queue, at most CLAIM_BATCH, and deliver it: how much it was.
+
+        Until all is delivered nobody else delivers anything: a later claim, or a later message in the inbox, must not
+        overtake.
+        """
+        with self._delivering:
+            rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in)
+            for row in rows:
+                self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
+            if rows and self._inbox is not None:
+                self._make_room(self._inbox)
+        return len(rows)
+
+    def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
+        """Hand over to its channels what others have sent; ``now``: when it may have expired, the time.
+
+        Senders that do not know of each other may both have found room, so that there can be more than the capacity
+        of a channel. What is more than twice that, for a slow receiver, is dropped, so that it holds up no siblings.
+        """
+        try:
+            names = store.parse_names(targets)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.drops.count(queue, Reason.NO_TARGET, str(error))
+            return
+        channels = [queue + local for local in names]
+        if item.expires_at <= now:
+            for channel in channels:
+                self._expired(channel, item)
+        elif channels:
+            for channel in self._hand_over(queue, channels, item, self._most):
+                self.drops.count(channel, Reason.SLOW)
+
+    def _hand_over(self, queue: str, channels: Sequence[str], item: Item, limit: Limit) -> Sequence[str]:
+        """Hand an item to these channels of one of our queues, or park it for them: those that had no room."""
+        full = self._mailboxes.deliver(queue, channels, item, limit)
+        if full:
+            for channel, expired in self._mailboxes.expire(clock.now(), full):
+                self._expired(channel, expired)
+            full = self._mailboxes.deliver(queue, full, item, limit)
+        return full
+
+    # From and to other processes, without the database.
+
+    def _direct(self, queue: str) -> Outbox | None:
+        """The way to another process that receives from this queue, if no message in the database comes before."""
+        outboxes = self._outboxes
+        outbox = None if outboxes is None else outboxes.find(queue)
+        return outbox if outbox is not None and self._is_first_in(queue) else None
+
+    def _send_direct(self, queue: str, targets: bytes, payload: bytes, ttl: int) -> bool:
+        """Hand a message over to the process that receives from this queue; False where it has to go another way."""
+        outbox, outboxes = self._direct(queue), self._outboxes
+        if outbox is None or outboxes is None:
+            return False
+        return outboxes.send(outbox, Handed(queue, targets, payload, clock.now() + ttl))
+
+    def _make_inbox(self, path: str) -> None:
+        try:
+            inbox = Inbox(path, self.options.prefix, self.client_prefix)
+        except OSError as error:
+            logger.info("There is no inbox beside %s (%s): messages come through the database alone.", path, error)
+            return
+        self._inbox = inbox
+        self._inbox_left = weakref.finalize(self, inbox.discard)
+        self.take_in()  # it lets others send
+
+    def listen_to_inbox(self) -> socket.socket | None:
+        """A socket that becomes readable when other processes have handed something over."""
+        with self._delivering:
+            return None if self._inbox is None else self._inbox.listen()
+
+    def _catch_up(self) -> None:
+        """Deliver what has been handed over by now, and let others hand over more if there is little room left."""
+        inbox = self._inbox
+        if inbox is not None and (inbox.is_behind or inbox.is_low):
+            self.take_in()
+
+    def take_in(self) -> None:
+        """Deliver what other processes have handed over, and let them hand over more."""
+        with self._delivering:
+            inbox = self._inbox
+            if inbox is not None:
+                self._deliver_all(inbox.collect())
+                if inbox.is_low:
+                    self._make_room(inbox)
+                inbox.delivered()
+
+    def _deliver_all(self, datagrams: Sequence[bytes]) -> None:
+        now = clock.now()
+        for datagram in datagrams:
+            try:
+                handed = unpack(datagram)
+            except (struct.error, UnicodeDecodeError) as error:
+                self.drops.count(self._own, Reason.UNDECODABLE, str(error))
+                continue
+            if handed.queue.endswith(self._own):
+                self._deliver(handed.queue, handed.targets, Item(handed.payload, handed.expires_at), now)
+            elif handed.queue:
+                self.drops.count(handed.queue, Reason.NO_TARGET)
+            elif handed.targets == self.options.prefix.encode():
+                self._mailboxes.clear()
+
+    def _make_room(self, inbox: Inbox) -> None:
+        """Let others hand over as much as fits into the mailbox of any channel of ours, whichever it is for."""
+        fullest = self._mailboxes.fullest()
+        room = NO_LIMIT
+        if self.options.enforce_capacity:
+            room = min([self.options.capacity, *self.options.channel_capacity.values()]) - fullest[1]
+        self._deliver_all(inbox.make_room(room, fullest))
+
+    def forget(self, prefix: str) -> None:
+        """Throw away what is parked in this process, if the layer has this prefix."""
+        if prefix == self.options.prefix:
+            self.take_in()
+            self._mailboxes.clear()
+
+    def inboxes(self) -> list[str]:
+        """The name of the layer's inbox, if it has one."""
+        inbox = self._inbox
+        return [] if inbox is None else [inbox.name]
+
+    # What expires, and how much there is room for.
+
+    def _expired(self, channel: str, item: Item) -> None:
+        """A message expired in the mailbox: its channel leaves its groups, as it would for one in the database."""
+        self._later(lambda execute: self._evict(execute, channel, item))
+
+    def _evict(self, execute: Execute, channel: str, item: Item) -> None:
+        queue, local = self._split(channel)
+        store.evict(execute, self.options.prefix, queue, local or "", item.expires_at)
+
+    def sweep(self, execute: Execute) -> None:
+        """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
+        self.take_in()  # perhaps no loop listens any more
+        if self._inbox is not None:
+            self._inbox.clean()
+        for channel, item in self._mailboxes.expire(clock.now()):
+            try:
+                self._evict(execute, channel, item)
+            except Locked:
+                self._expired(channel, item)  # nobody else has the item any more
+
+    def _split(self, channel: str) -> tuple[str, str | None]:
+        """A channel's queue and local part; None for the local part of a normal channel."""
+        name, mark, local = channel.partition("!")
+        return (name + mark, local) if mark else (channel, None)
+
+    def _room(self, channel: str, *, in_group: bool = False) -> int | None:
+        """How many live messages the channel's queue may hold in the database; what is elsewhere counts as held.
+
+        ``in_group``: a message to the whole queue, for which one full channel of another process does not count.
+        """
+        limit = self._limit(channel)
+        if limit is None:
+            return None
+        queue = self._split(channel)[0]
+        if queue[-1] != "!" or queue.endswith(self._own):
+            return max(0, limit - self._mailboxes.held(channel, queue))
+        outbox = None if self._outboxes is None else self._outboxes.find(queue)
+        return limit if outbox is None else max(0, limit - outbox.held(queue, *[channel] * (not in_group)))
+
+    def _room_in_group(self, channel: str) -> int | None:
+        return self._room(channel, in_group=True)
+
+    def _limit(self, channel: str) -> int | None:
+        """How many messages a channel holds."""
+        return int(self.get_capacity(channel)) if self.options.enforce_capacity else None
+
+    def _most(self, channel: str) -> int | None:
+        """How many messages that others have sent may be parked for a channel."""
+        limit = self._limit(channel)
+        return None if limit is None else 2 * limit

@@ -1,0 +1,136 @@
+"""The ways into the inboxes of other layers."""
+
+import contextlib
+import logging
+import os
+import time
+import weakref
+from collections.abc import Collection
+
+from channels_lite.datagram import MOST_BYTES, Handed, pack, pack_flush
+from channels_lite.page import PATIENCE, SOCKET, connect, folder_of, open_page, path_of, remove_if_dead
+
+logger = logging.getLogger("channels_lite.inbox")
+
+RETRY = 1.0  # seconds after which an inbox that was not there is looked for again
+OUTBOXES = 1_000  # inboxes of others that a layer remembers
+FLUSHING = 1.0  # seconds that a flush waits for a process that does not read its inbox
+
+
+class Outbox:
+    """The way into another layer's inbox; OSError or ValueError where there is none."""
+
+    def __init__(self, path: str) -> None:
+        self._page = open_page(path)
+        self._socket = connect(path + SOCKET)
+        weakref.finalize(self, self._socket.close)  # by then no thread uses it any more
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its receiver has not closed it."""
+        return self._page.is_open
+
+    def held(self, *names: str) -> int:
+        """How much of the capacity of a channel there, or of its queue, is taken by what is not in the database."""
+        return self._page.held(*names)
+
+    def send(self, datagram: bytes, *, always: bool = False) -> bool:
+        """Hand a message over; False where it is not possible just now. ConnectionError: nobody is there.
+
+        ``always``: also where no more messages are allowed.
+        """
+        if not self._page.acquire():
+            return False
+        try:
+            if self._page.room <= 0 and not always:
+                return False
+            self._socket.send(datagram)
+            self._page.count()
+        except BlockingIOError:
+            return False
+        finally:
+            self._page.release()
+        return True
+
+
+def flush(database: str, prefix: str, own: Collection[str]) -> None:
+    """Tell all layers with this prefix in other processes to throw away what they hold in memory.
+
+    ``own``: the names of this process's inboxes. Not for a loop's thread: it waits for a process that has not read its
+    inbox for long, but not for ever.
+    """
+    folder, deadline = folder_of(database), time.monotonic() + FLUSHING
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in names:
+        if name in own or name.endswith(SOCKET):
+            continue
+        try:
+            outbox = Outbox(os.path.join(folder, name))
+            while not outbox.send(pack_flush(prefix), always=True):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"its process has not read it for {FLUSHING:g} s")
+                time.sleep(PATIENCE)
+        except (ConnectionRefusedError, FileNotFoundError):  # its process has ended
+            continue
+        except (OSError, ValueError) as error:
+            logger.warning("The inbox %s/%s was not flushed: %s.", folder, name, error)
+
+
+class Outboxes:
+    """The ways into the inboxes of other layers on a database. Used from any thread."""
+
+    def __init__(self, database: str, prefix: str) -> None:
+        self._folder = folder_of(database)
+        self._prefix = prefix
+        self._found: dict[str, Outbox] = {}  # owner -> the way to it
+        self._missing: dict[str, float] = {}  # owner -> when to look again
+
+    def find(self, queue: str) -> Outbox | None:
+        """The way to who receives from this process-specific queue; None where there is none."""
+        owner = queue[queue.rfind(".") + 1 : -1]
+        outbox = self._found.get(owner) or self._open(owner)
+        if outbox is not None and not outbox.is_open:
+            self._found.pop(owner, None)
+            return None
+        return outbox
+
+    def send(self, outbox: Outbox, message: Handed) -> bool:
+        """Hand a message over; False where it has to go another way."""
+        datagram = pack(message)
+        if len(datagram) > MOST_BYTES:
+            return False
+        try:
+            return outbox.send(datagram)
+        except OSError as error:
+            self._lose(outbox, error)
+            return False
+
+    def _open(self, owner: str) -> Outbox | None:
+        if self._missing.get(owner, 0.0) > time.monotonic():
+            return None
+        for known in (self._found, self._missing):
+            if len(known) >= OUTBOXES:
+                known.clear()
+        try:
+            outbox = Outbox(self._path(owner))
+        except (OSError, ValueError) as error:
+            self._miss(owner, error)
+            return None
+        self._missing.pop(owner, None)
+        return self._found.setdefault(owner, outbox)
+
+    def _lose(self, lost: Outbox, error: OSError) -> None:
+        for owner in [owner for owner, outbox in list(self._found.items()) if outbox is lost]:
+            self._found.pop(owner, None)
+            self._miss(owner, error)
+
+    def _miss(self, owner: str, error: Exception) -> None:
+        self._missing[owner] = time.monotonic() + RETRY
+        if not isinstance(error, FileNotFoundError):
+            logger.debug("An inbox beside %s cannot be reached: %s.", self._folder, error)
+        if isinstance(error, ConnectionRefusedError):
+            with contextlib.suppress(PermissionError):  # then its own user will do it
+                remove_if_dead(self._path(owner))
+
+    def _path(self, owner: str) -> str:
+        return path_of(self._folder, self._prefix, owner)

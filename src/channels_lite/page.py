@@ -1,0 +1,162 @@
+"""The files of an inbox: a socket, and a page of shared memory that says how many messages may be sent to it."""
+
+import contextlib
+import hashlib
+import mmap
+import os
+import socket
+import sys
+import threading
+import weakref
+import zlib
+from collections.abc import Callable
+
+if sys.platform != "win32":  # where there are no inboxes
+    import fcntl
+
+PATIENCE = 0.001  # seconds that a thread waits for others of its process
+
+SOCKET = ".socket"  # the ending of a socket's name; the page has none
+SIZE = mmap.PAGESIZE
+# What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
+# received; which channel has the most messages in its mailbox, and how many these are.
+OPEN, GIVEN, TAKEN, READ, FULLEST = range(5)
+
+
+def folder_of(database: str) -> str:
+    """The folder of a database's inboxes."""
+    return f"{database}-inbox"
+
+
+def path_of(folder: str, prefix: str, owner: str) -> str:
+    """Where an inbox is: layers with different prefixes do not see each other."""
+    return os.path.join(folder, hashlib.blake2b(f"{prefix}\0{owner}".encode(), digest_size=16).hexdigest())
+
+
+class Page:
+    """The page that a receiver and those who send to it share.
+
+    Shared memory ends a process that reads it when somebody has cut its file short. So does SQLite's own -shm.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._numbers = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
+        self._lock = threading.Lock()  # between the threads of a process: the system's lock is all of theirs
+        weakref.finalize(self, os.close, fd)  # by then no thread uses it any more
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its receiver has not closed it. Read without the lock: it is a hint."""
+        return self._numbers[OPEN] != 0
+
+    def shut(self) -> None:
+        """Close it for ever."""
+        self._numbers[OPEN] = 0
+
+    @property
+    def taken(self) -> int:
+        """How many messages have been sent."""
+        return self._numbers[TAKEN]
+
+    def count(self) -> None:
+        """Under the lock: one more has been sent."""
+        self._numbers[TAKEN] += 1
+
+    @property
+    def room(self) -> int:
+        """Under the lock: how many more may be sent."""
+        return self._numbers[GIVEN] - self._numbers[TAKEN]
+
+    @room.setter
+    def room(self, room: int) -> None:
+        self._numbers[GIVEN] = self._numbers[TAKEN] + room
+
+    def read(self, number: int) -> None:
+        """Let it be known how many have been received."""
+        self._numbers[READ] = number
+
+    def hold(self, name: str, number: int) -> None:
+        """Let it be known how much is in the mailbox that has the most: of a channel, or of a whole queue."""
+        self._numbers[FULLEST] = number << 32 | zlib.crc32(name.encode())
+
+    def held(self, *names: str) -> int:
+        """How much is under way, or in the mailbox of one of these if it is the one that has the most."""
+        number, fullest = divmod(self._numbers[FULLEST], 1 << 32)
+        most = number if fullest in [zlib.crc32(name.encode()) for name in names] else 0
+        return max(0, self._numbers[TAKEN] - self._numbers[READ]) + most
+
+    def acquire(self) -> bool:
+        """Lock the page; False where another process has the lock, which may have been stopped with it."""
+        if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=PATIENCE):
+            return False
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Unlock it."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._lock.release()
+
+
+def new_page(path: str, mode: int) -> Page:
+    """Make the page of an inbox, open and without room."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(fd, mode)  # past the umask
+        os.write(fd, (1).to_bytes(SIZE, sys.byteorder))  # in full: that the disk has no room must be noticed here
+        return Page(fd)
+    except (OSError, ValueError):
+        os.close(fd)
+        raise
+
+
+def open_page(path: str) -> Page:
+    """The page of somebody's inbox; ValueError where it is too short."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return Page(fd)
+    except (OSError, ValueError):
+        os.close(fd)
+        raise
+
+
+def at(path: str, use: Callable[[str], None]) -> None:
+    """Bind or connect a socket, whose own limit for a path is about 100 characters."""
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        use(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
+
+
+def connect(path: str) -> socket.socket:
+    """A socket connected to this one; ConnectionRefusedError where its process has ended."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        at(path, connection.connect)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def remove(path: str) -> None:
+    """Remove the files of an inbox, the page first: a socket without one is still found by ``clean``."""
+    for name in (path, path + SOCKET):
+        with contextlib.suppress(FileNotFoundError):  # others may do so at the same time
+            os.unlink(name)
+
+
+def remove_if_dead(path: str) -> None:
+    """Remove the files of an inbox whose process has ended."""
+    try:
+        connect(path + SOCKET).close()
+    except ConnectionRefusedError:  # its process has ended; one that begins again has another name
+        remove(path)
+    except FileNotFoundError:
+        return

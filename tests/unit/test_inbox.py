@@ -1,0 +1,394 @@
+"""The inbox of a layer and the ways into it, in one process: what may be sent, what is found, what is left behind."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from channels_lite import inbox as module
+from channels_lite import outbox as sending
+from channels_lite.datagram import MOST_BYTES, Handed, pack, unpack
+from channels_lite.inbox import Inbox
+from channels_lite.outbox import Outboxes
+from channels_lite.page import SOCKET, connect, folder_of, open_page, path_of
+
+pytestmark = pytest.mark.skipif(not module.is_possible(), reason="there are inboxes on Linux only")
+
+OWNER = "0123456789abcdef0123456789abcdef"
+QUEUE = f"specific.{OWNER}!"
+NOTHING = ("", 0)  # in no mailbox
+MESSAGE = Handed(QUEUE, b'["one"]', b"payload", 10**15)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """A file in the place of a database."""
+    path = tmp_path / "channels.sqlite3"
+    path.write_bytes(b"")
+    path.chmod(0o600)
+    return str(path)
+
+
+@pytest.fixture
+def make(database: str) -> Iterator[Callable[..., Inbox]]:
+    """Make inboxes beside it, with room for so many messages; they are closed afterwards."""
+    made: list[Inbox] = []
+
+    def make_one(room: int = 10, prefix: str = "", owner: str = OWNER) -> Inbox:
+        made.append(Inbox(database, prefix, owner))
+        made[-1].make_room(room, NOTHING)
+        return made[-1]
+
+    yield make_one
+    while made:
+        made.pop().discard()
+
+
+@pytest.fixture
+def outboxes(database: str) -> Iterator[Outboxes]:
+    """The ways into them."""
+    outboxes = Outboxes(database, "")
+    yield outboxes
+    outboxes._found.clear()
+
+
+def send(outboxes: Outboxes, message: Handed = MESSAGE) -> bool:
+    """Whether a message could be sent."""
+    outbox = outboxes.find(message.queue)
+    return outbox is not None and outboxes.send(outbox, message)
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", bytes(range(256)) * 100])
+@pytest.mark.parametrize("targets", [b"[]", b'["a","b"]'])
+def test_a_message_comes_out_as_it_went_in(targets: bytes, payload: bytes) -> None:
+    """Whatever the payload."""
+    message = Handed(QUEUE, targets, payload, 2**63)
+    assert unpack(pack(message)) == message
+
+
+def test_messages_arrive_in_order(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """And the inbox is behind until they have been delivered."""
+    inbox = make()
+    assert not inbox.is_behind
+    sent = [MESSAGE._replace(payload=str(number).encode()) for number in range(5)]
+    assert all(send(outboxes, message) for message in sent)
+    assert inbox.is_behind
+    assert [unpack(datagram) for datagram in inbox.collect()] == sent
+    assert inbox.is_behind
+    inbox.delivered()
+    assert not inbox.is_behind
+
+
+@pytest.mark.parametrize("room", [0, 1, 3])
+def test_no_more_than_there_is_room_for(make: Callable[..., Inbox], outboxes: Outboxes, room: int) -> None:
+    """Not one message more, until the receiver has taken some out and lets others send again."""
+    inbox = make(room)
+    assert [send(outboxes) for _ in range(room + 2)] == [True] * room + [False] * 2
+    assert len(inbox.collect()) == room
+    assert not send(outboxes)
+    inbox.make_room(2, NOTHING)
+    assert [send(outboxes) for _ in range(3)] == [True, True, False]
+
+
+def test_what_is_under_way_takes_room(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """Messages that were found while more were allowed count against those."""
+    inbox = make(4)
+    for _ in range(4):
+        send(outboxes)
+    assert len(inbox.make_room(5, NOTHING)) == 4
+    assert [send(outboxes) for _ in range(2)] == [True, False]
+
+
+def test_room_is_given_again_before_it_is_gone(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """A receiver that keeps up never lets senders run out of it."""
+    inbox = make(10)
+    for _ in range(100):
+        assert send(outboxes)
+        inbox.collect()
+        if inbox.is_low:
+            inbox.make_room(10, NOTHING)
+
+
+def test_no_inbox(outboxes: Outboxes, make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has none is not found, whatever the name; once it has one, it is found soon."""
+    for queue in (QUEUE, "specific.!", "x!", "!", "a.b.c!"):
+        assert outboxes.find(queue) is None
+    make()
+    assert outboxes.find(QUEUE) is None
+    monkeypatch.setattr(sending.time, "monotonic", lambda clock=sending.time.monotonic: clock() + sending.RETRY)
+    assert outboxes.find(QUEUE) is not None
+
+
+def test_layers_with_other_prefixes(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """They do not find each other."""
+    make(prefix="other")
+    assert outboxes.find(QUEUE) is None
+
+
+def test_many_owners(outboxes: Outboxes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many queues are asked for, few are remembered."""
+    monkeypatch.setattr(sending, "OUTBOXES", 10)
+    for number in range(50):
+        assert outboxes.find(f"specific.{number}!") is None
+    assert len(outboxes._missing) <= 10
+
+
+def test_after_it_was_closed(make: Callable[..., Inbox], outboxes: Outboxes, database: str) -> None:
+    """Nobody can send any more, not even who knew it; what was there is given back; the files are gone."""
+    inbox = make()
+    assert send(outboxes)
+    assert [unpack(datagram) for datagram in inbox.close()] == [MESSAGE]
+    assert not send(outboxes)
+    assert os.listdir(folder_of(database)) == []
+
+
+def test_a_layer_that_opens_again(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """Its new inbox has the name of the one before, and is found by who knew that."""
+    make().close()
+    assert not send(outboxes)
+    outboxes._missing.clear()
+    again = make()
+    assert send(outboxes)
+    assert len(again.collect()) == 1
+
+
+def test_closing_waits_for_a_sender(make: Callable[..., Inbox], database: str) -> None:
+    """One that is in the middle of sending has sent before the inbox is closed, and its message is not lost."""
+    inbox = make()
+    outbox = Outboxes(database, "").find(QUEUE)
+    assert outbox is not None
+    assert outbox._page.acquire()
+    found: list[bytes] = []
+    closing = threading.Thread(target=lambda: found.extend(inbox.close()))
+    closing.start()
+    outbox._socket.send(pack(MESSAGE))
+    outbox._page.count()
+    outbox._page.release()
+    closing.join()
+    assert [unpack(datagram) for datagram in found] == [MESSAGE]
+
+
+def test_a_sender_that_was_stopped_in_the_middle(
+    make: Callable[..., Inbox], outboxes: Outboxes, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds up nobody: others send in another way, the receiver goes on, and closing gives up waiting."""
+    monkeypatch.setattr(module, "CLOSING", 0.0)
+    inbox = make()
+    assert send(outboxes)
+    stopped = Outboxes(database, "").find(QUEUE)
+    assert stopped is not None
+    assert stopped._page.acquire()
+    assert not send(outboxes)
+    assert len(inbox.collect()) == 1
+    assert inbox.make_room(10, NOTHING) == []
+    assert inbox.close() == []
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_sender_that_was_killed_in_the_middle(
+    make: Callable[..., Inbox], outboxes: Outboxes, database: str, counted: bool
+) -> None:
+    """A message that it sent without counting it arrives, and no room is lost for good."""
+    inbox = make(10)
+    killed = Outboxes(database, "").find(QUEUE)
+    assert killed is not None
+    if counted:
+        killed._page.count()
+    else:
+        killed._socket.send(pack(MESSAGE))
+    for _ in range(5):
+        for _ in range(9):
+            assert send(outboxes)
+        inbox.collect()
+        inbox.make_room(10, NOTHING)
+        inbox.delivered()
+    assert not inbox.is_behind
+
+
+def test_a_message_that_is_too_long(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """It takes another way; the longest one that does not arrives whole."""
+    inbox = make()
+    rest = MOST_BYTES - len(pack(MESSAGE)) + len(MESSAGE.payload)
+    assert not send(outboxes, MESSAGE._replace(payload=bytes(rest + 1)))
+    longest = MESSAGE._replace(payload=bytes(rest))
+    assert send(outboxes, longest)
+    assert [unpack(datagram) for datagram in inbox.collect()] == [longest]
+
+
+def test_a_socket_that_is_full(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """Where the system takes no more, messages take another way, and those that were taken arrive."""
+    inbox = make(10**6)
+    sent = 0
+    while send(outboxes, MESSAGE._replace(payload=bytes(60_000))):
+        sent += 1
+    assert 0 < sent < 10**6
+    assert len(inbox.collect()) == sent
+
+
+KILLED = """
+import os, sys
+from channels_lite.inbox import Inbox
+inbox = Inbox(sys.argv[1], "", sys.argv[2])
+inbox.make_room(10, ("", 0))
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def killed(database: str) -> str:
+    """The path of an inbox whose process has ended without a word."""
+    subprocess.run([sys.executable, "-c", KILLED, database, OWNER], check=True)
+    return path_of(folder_of(database), "", OWNER)
+
+
+def test_the_inbox_of_a_killed_process(killed: str, outboxes: Outboxes) -> None:
+    """Who sends to it notices, and removes what is left."""
+    assert os.path.exists(killed)
+    assert not send(outboxes)
+    assert outboxes.find(QUEUE) is None
+    assert not os.path.exists(killed)
+    assert not os.path.exists(killed + SOCKET)
+
+
+def test_a_process_that_is_killed_later(database: str, outboxes: Outboxes) -> None:
+    """As above, for one that was known while it lived."""
+    script = KILLED.replace("os._exit(0)", "print(flush=True); sys.stdin.read(); os._exit(0)")
+    command = [sys.executable, "-c", script, database, OWNER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert send(outboxes)
+        process.kill()
+    assert not send(outboxes)
+    assert os.listdir(folder_of(database)) == []
+
+
+def test_cleaning(killed: str, make: Callable[..., Inbox], database: str) -> None:
+    """What killed processes have left is removed; what others use, or is none of ours, stays."""
+    living, other = make(owner="living"), make(owner="other")
+    strange = Path(folder_of(database)) / "strange.socket"
+    strange.write_text("no socket")
+    living.clean()
+    names = {name.removesuffix(SOCKET) for name in os.listdir(folder_of(database))}
+    assert names == {living.name, other.name, "strange"} or names == {living.name, other.name}
+
+
+def test_flush(make: Callable[..., Inbox], database: str, killed: str) -> None:
+    """Every inbox but our own gets the word, room or not, after what was sent before."""
+    inbox, own = make(1, owner="a"), make(1, owner="b")
+    assert send(Outboxes(database, ""), MESSAGE._replace(queue="specific.a!"))
+    sending.flush(database, "prefix", {own.name})
+    message, word = map(unpack, inbox.collect())
+    assert message.payload == MESSAGE.payload
+    assert (word.queue, word.targets) == ("", b"prefix")
+    assert own.collect() == []
+
+
+def test_a_flush_that_does_not_reach_a_process(
+    make: Callable[..., Inbox], database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for a while, and says so."""
+    monkeypatch.setattr(sending, "FLUSHING", 0.01)
+    inbox = make(10**6)
+    full = [Outboxes(database, "")]
+    while send(full[-1]):  # until a sender that has sent nothing yet cannot send
+        while send(full[-1]):
+            pass
+        full.append(Outboxes(database, ""))
+    sending.flush(database, "", set())
+    assert f"{inbox.name} was not flushed: its process has not read it for 0.01 s" in caplog.text
+    caplog.clear()  # it holds the error, and that the descriptors
+
+
+def test_flush_without_inboxes(database: str) -> None:
+    """Nothing happens."""
+    sending.flush(database, "", set())
+    assert not os.path.exists(folder_of(database))
+
+
+@pytest.mark.parametrize(("mode", "folder"), [(0o600, 0o700), (0o660, 0o770), (0o666, 0o777), (0o640, 0o750)])
+def test_rights(make: Callable[..., Inbox], database: str, mode: int, folder: int) -> None:
+    """Who may use the database may send, and nobody else, whatever the umask."""
+    os.chmod(database, mode)
+    mask = os.umask(0o077 if mode == 0o666 else 0)
+    try:
+        inbox = make()
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(os.stat(folder_of(database)).st_mode) == folder
+    for name in (inbox.name, inbox.name + SOCKET):
+        assert stat.S_IMODE(os.stat(os.path.join(folder_of(database), name)).st_mode) == mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_somebody_else(database: str, make: Callable[..., Inbox]) -> None:
+    """It is not used: messages would be given to whoever made it."""
+    os.mkdir(folder_of(database))
+    os.chown(folder_of(database), 12345, -1)
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        make()
+
+
+def test_an_inbox_that_cannot_be_made(
+    make: Callable[..., Inbox], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left behind of one whose page cannot be made."""
+
+    def no_room(path: str, mode: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "new_page", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        make()
+    assert os.listdir(folder_of(database)) == []
+
+
+def test_a_strange_page(database: str, outboxes: Outboxes) -> None:
+    """One that is too short is as good as none, and leaves no descriptor open."""
+    os.mkdir(folder_of(database))
+    path = path_of(folder_of(database), "", OWNER)
+    Path(path).touch()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ValueError, match=r"mmap|empty file"):
+        open_page(path)
+    assert outboxes.find(QUEUE) is None
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_descriptors(database: str) -> None:
+    """All are given back when both sides are gone."""
+    before = os.listdir("/proc/self/fd")
+    inbox, outboxes = Inbox(database, "", OWNER), Outboxes(database, "")
+    outboxes.find(QUEUE)
+    ear = inbox.listen()
+    assert len(os.listdir("/proc/self/fd")) > len(before)
+    ear.close()
+    inbox.close()
+    del inbox, outboxes
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_long_path(tmp_path: Path) -> None:
+    """A socket's own limit, about a hundred characters, does not matter."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    database = str(folder / "channels.sqlite3")
+    Path(database).touch()
+    inbox = Inbox(database, "", OWNER)
+    inbox.make_room(1, NOTHING)
+    assert send(Outboxes(database, ""))
+    inbox.discard()
+
+
+def test_strangers_bytes_in_a_socket(make: Callable[..., Inbox]) -> None:
+    """An inbox takes what it is given; it is for the layer to refuse it."""
+    inbox = make()
+    with connect(inbox._path + SOCKET) as stranger:
+        stranger.send(b"what?")
+    assert inbox.collect() == [b"what?"]
