@@ -162,6 +162,11 @@ class ApswDatabase(Database):
         """PRAGMA data_version, made unique over reconnections."""
         return self._generation << 32 | self.read(store.data_version)
 
+    def state(self) -> tuple[int, int]:
+        """What changes with every commit, of others or through this connection."""
+        with self._lock:
+            return self.version(), self._connection.total_changes()
+
     def renew_bell(self) -> bool:
         with self._lock:
             return super().renew_bell()

@@ -16,7 +16,7 @@ import sys
 import time
 
 from channels_lite.datagram import MOST_BYTES
-from channels_lite.page import PATIENCE, SOCKET, at, folder_of, new_page, path_of, remove, remove_if_dead
+from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, new_page, path_of, remove, remove_if_dead
 
 CLOSING = 1.0  # seconds that closing waits for a sender in another process, which may have been stopped
 
@@ -62,6 +62,11 @@ class Inbox:
     def is_low(self) -> bool:
         """Whether it is time to let others send more."""
         return self._left <= self._low
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Neither of both."""
+        return self._page.numbers[TAKEN] == self._delivered and self._left > self._low
 
     def collect(self) -> list[bytes]:
         """Take everything out; call ``delivered`` when that has been delivered."""

@@ -37,7 +37,7 @@ class Waiter:
     def wake(self) -> bool:
         """Let the waiter go on; False where its loop is closed and nobody will."""
         try:
-            if self.loop is _running_loop():
+            if self.loop is running_loop():
                 if not self.future.done():
                     self.future.set_result(None)
             else:
@@ -62,7 +62,7 @@ class Waiter:
             self.future.set_exception(error)
 
 
-_running_loop = asyncio._get_running_loop  # None where no loop runs, unlike the one without the underscore
+running_loop = asyncio._get_running_loop  # None where no loop runs, unlike the one without the underscore
 
 
 class Mailboxes:
@@ -132,10 +132,11 @@ class Mailboxes:
         room, counts once. Returns the channels that had no room.
         """
         with self._lock:
-            unasked = self._unasked.get(queue)
-            counted = unasked is not None and unasked[-1] is item  # it was delivered to others before
-            if not counted and not _has_room(unasked, limit(channels[0])):
-                return channels
+            unasked, counted = self._unasked.get(queue), False
+            if unasked is not None:
+                counted = unasked[-1] is item  # it was delivered to others before
+                if not counted and not _has_room(unasked, limit(channels[0])):
+                    return channels
             left = [channel for channel in channels if not self._hand_over(channel, item)]
             full = [channel for channel in left if not self._park(channel, item, limit(channel))]
             if len(left) > len(full) and not counted and not self._is_received_from(queue):

@@ -41,50 +41,50 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._numbers = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
+        self.numbers = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
         self._lock = threading.Lock()  # between the threads of a process: the system's lock is all of theirs
         weakref.finalize(self, os.close, fd)  # by then no thread uses it any more
 
     @property
     def is_open(self) -> bool:
         """Whether its receiver has not closed it. Read without the lock: it is a hint."""
-        return self._numbers[OPEN] != 0
+        return self.numbers[OPEN] != 0
 
     def shut(self) -> None:
         """Close it for ever."""
-        self._numbers[OPEN] = 0
+        self.numbers[OPEN] = 0
 
     @property
     def taken(self) -> int:
         """How many messages have been sent."""
-        return self._numbers[TAKEN]
+        return self.numbers[TAKEN]
 
     def count(self) -> None:
         """Under the lock: one more has been sent."""
-        self._numbers[TAKEN] += 1
+        self.numbers[TAKEN] += 1
 
     @property
     def room(self) -> int:
         """Under the lock: how many more may be sent."""
-        return self._numbers[GIVEN] - self._numbers[TAKEN]
+        return self.numbers[GIVEN] - self.numbers[TAKEN]
 
     @room.setter
     def room(self, room: int) -> None:
-        self._numbers[GIVEN] = self._numbers[TAKEN] + room
+        self.numbers[GIVEN] = self.numbers[TAKEN] + room
 
     def read(self, number: int) -> None:
         """Let it be known how many have been received."""
-        self._numbers[READ] = number
+        self.numbers[READ] = number
 
     def hold(self, name: str, number: int) -> None:
         """Let it be known how much is in the mailbox that has the most: of a channel, or of a whole queue."""
-        self._numbers[FULLEST] = number << 32 | zlib.crc32(name.encode())
+        self.numbers[FULLEST] = number << 32 | zlib.crc32(name.encode())
 
     def held(self, *names: str) -> int:
         """How much is under way, or in the mailbox of one of these if it is the one that has the most."""
-        number, fullest = divmod(self._numbers[FULLEST], 1 << 32)
+        number, fullest = divmod(self.numbers[FULLEST], 1 << 32)
         most = number if fullest in [zlib.crc32(name.encode()) for name in names] else 0
-        return max(0, self._numbers[TAKEN] - self._numbers[READ]) + most
+        return max(0, self.numbers[TAKEN] - self.numbers[READ]) + most
 
     def acquire(self) -> bool:
         """Lock the page; False where another process has the lock, which may have been stopped with it."""

@@ -11,6 +11,7 @@ from channels_lite.schema import Execute
 CLAIM_BATCH = 1_000  # messages that one claim of a process-specific queue takes
 TRIM_BATCH = 200  # expired rows that one transaction removes: about 2 ms of the write lock
 FEW = 8  # queues up to which asking for each is faster than one statement over a JSON array
+FAR = 2**62  # milliseconds: later than anything expires
 FULL = "channels_lite: channel is full"  # what the capacity trigger raises
 
 parse_names = msgspec.json.Decoder(list[str]).decode  # a JSON array of channels, or of their local parts
@@ -51,7 +52,8 @@ SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
 _MEMBERS_IN_QUEUE = """
-SELECT json_group_array(channel) FROM channels_lite_live_membership WHERE prefix = ? AND group_name = ? AND queue = ?
+SELECT json_group_array(channel), coalesce(min(expires_at), ?)
+FROM channels_lite_live_membership WHERE prefix = ? AND group_name = ? AND queue = ?
 """
 
 _CLAIM_ONE = """
@@ -174,10 +176,15 @@ def queues_of_group(execute: Execute, prefix: str, group: str, at_most: int) -> 
     return [row[0] for row in execute(_QUEUES_OF_GROUP, (prefix, group, prefix, group, at_most))]
 
 
-def members(execute: Execute, prefix: str, group: str, queues: Collection[str]) -> dict[str, list[str]]:
-    """The live members of a group in each of these queues that has any."""
-    found = {name: parse_names(execute(_MEMBERS_IN_QUEUE, (prefix, group, name))[0][0]) for name in queues}
-    return {name: channels for name, channels in found.items() if channels}
+def members(execute: Execute, prefix: str, group: str, queues: Collection[str]) -> tuple[dict[str, list[str]], int]:
+    """The live members of a group in each of these queues that has any, and when the first membership expires."""
+    found, until = {}, FAR
+    for name in queues:
+        names, expires_at = execute(_MEMBERS_IN_QUEUE, (FAR, prefix, group, name))[0]
+        until = min(until, expires_at)
+        if channels := parse_names(names):
+            found[name] = channels
+    return found, until
 
 
 def queues(execute: Execute, ids: Sequence[int]) -> list[tuple[str, str]]:

@@ -17,6 +17,8 @@ FOUR = {names.RETURNS_4: "s", names.ALL_HAVE_IT_4: "s", names.DELIVERIES_4: "1/s
 SLOW = (
     0.7  # seconds of the first round; who takes longer is measured at no larger size, where it would be ten times that
 )
+TIMES = 10  # messages in a turn, each of them sent when all have the one before
+PATIENT = 0.1  # seconds that a message may take so that there are so many
 LONG = 6.0  # seconds of all rounds at one size, after which there are no more
 
 
@@ -32,6 +34,8 @@ class Party:
         self._size = 0
         self._largest = 0
         self._first = 0.0  # seconds of the first round
+        self._number = 0  # of the next message
+        self._times = 1  # messages in the next turn
         self._all = 0.0  # seconds of all rounds at this size
 
     async def start(self, stack: contextlib.AsyncExitStack, folder: str, processes: int, sizes: Sequence[int]) -> bool:
@@ -44,7 +48,7 @@ class Party:
 
     async def gather(self, size: int) -> None:
         """Make the group, whose members are spread evenly over the processes."""
-        self._size, self._results, self._all = size, self._of(size), 0.0
+        self._size, self._results, self._all, self._times = size, self._of(size), 0.0, 1
         await self._sheet.attempt(self._join(), *self._results)
 
     async def round(self, number: int) -> None:
@@ -52,7 +56,7 @@ class Party:
         if self._all > LONG and number > 1:
             return
         begun = time.monotonic()
-        await self._sheet.turn(self._send(number), *self._results)
+        await self._sheet.turn(self._turn(), *self._results)
         self._all += time.monotonic() - begun
         if not number:
             self._first = self._all
@@ -80,13 +84,20 @@ class Party:
     def _group(self) -> str:
         return f"members-{self._size}"
 
-    async def _send(self, number: int) -> list[list[float]]:
-        """One group_send, until the last member has it: a sample of each figure."""
-        await together(*(member.work("groups.listen", number=number) for member in self._members))
+    async def _turn(self) -> list[list[float]]:
+        """Some messages, one after the other: the samples of each figure."""
+        first, self._number = self._number, self._number + self._times
+        await together(*(member.work("groups.listen", first=first, count=self._times) for member in self._members))
+        samples = [await self._send(number) for number in range(first, self._number)]
+        returned, all_have_it = (list(figures) for figures in zip(*samples, strict=True))
+        self._times = TIMES if max(all_have_it) < PATIENT else 1
+        return [returned, all_have_it, [self._size / seconds for seconds in all_have_it]]
+
+    async def _send(self, number: int) -> tuple[float, float]:
+        """Seconds of one group_send, until it returned and until the last member had it."""
         start, returned = await self._members[0].work("groups.send", group=self._group, number=number)
-        heard = await together(*(member.work("groups.heard") for member in self._members))
-        all_have_it = max(heard) - start
-        return [[returned - start], [all_have_it], [self._size / all_have_it]]
+        heard = await together(*(member.work("groups.heard", number=number) for member in self._members))
+        return returned - start, max(heard) - start
 
     async def _leave(self) -> None:
         await together(*(member.work("groups.leave") for member in self._members))
@@ -98,7 +109,7 @@ class Floor(Party):
     async def _join(self) -> None:
         pass
 
-    async def _send(self, number: int) -> list[list[float]]:
+    async def _turn(self) -> list[list[float]]:
         seconds = await self._members[0].work("floors.wake", members=self._size)
         return [[seconds], [self._size / seconds]]
 

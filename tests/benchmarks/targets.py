@@ -86,7 +86,7 @@ def _beside(
 
 THOUSAND, MILLION = 1_000, 1_000_000
 TARGETS = [
-    *_beside(names.SEQUENTIAL, names.SEQUENTIAL, names.REDIS_CORE, 20, at_least=True),
+    *_beside(names.SEQUENTIAL, names.SEQUENTIAL, names.REDIS_CORE, 20, at_least=True, floor=names.RAW),
     *_beside(names.SEQUENTIAL, names.SEQUENTIAL, (names.RAW,), 0.6, at_least=True),
     *_beside(names.SPECIFIC, names.SPECIFIC, (names.MEMORY,), 1.5),
     *_beside(names.CONCURRENT, names.CONCURRENT, (names.MEMORY,), 0.8, at_least=True),
@@ -111,8 +111,9 @@ TARGETS = [
         at_least=True,
         floor=names.ASYNCIO,
     ),
-    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6, floor=names.RAW),
-    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2, floor=names.RAW),
+    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6),
+    *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2),
+    *_beside(f"{names.ROUND_TRIP_APART}, p50", names.ROUND_TRIP_APART, (names.SOCKET,), 2),
     *_beside(f"{names.ROUND_TRIP}, p99", names.ROUND_TRIP, names.REDIS_PUBSUB, 1, quantile=names.P99),
     Target("idle, 1 000 waiting receivers: of a core", Figure(names.IDLE_PROCESSOR), 0.001, unit="cores"),
     *_beside(names.IDLE_MEMORY, names.IDLE_MEMORY, (names.MEMORY,), 1),

@@ -91,17 +91,17 @@ def test_what_was_not_measured_says_why() -> None:
 
 
 def test_a_target_below_its_floor_is_said_to_be_out_of_reach() -> None:
-    ours, socket, raw = (
-        Result(names.ROUND_TRIP, name, "s", [[seconds]])
-        for name, seconds in ((names.APSW, 90e-6), (names.SOCKET, 31e-6), (names.RAW, 67e-6))
+    ours, redis, raw = (
+        Result(names.SEQUENTIAL, name, "s", [[seconds]])
+        for name, seconds in ((names.APSW, 80e-6), (names.REDIS_CORE_TCP, 1e-3), (names.RAW, 67e-6))
     )
-    title = f"{names.ROUND_TRIP}, p50, beside {names.SOCKET}"
-    assert verdict(title, [ours, socket, raw])[2] == "2.9 (90 µs beside 31 µs; raw apsw: 67 µs)"
-    assert list(targets.notes([ours, socket, raw])) == [
-        f"- out of reach on this machine: {title}: 2 times it is 62 µs; the floor, raw apsw, has 67 µs"
+    title = f"{names.SEQUENTIAL}, beside {names.REDIS_CORE_TCP}"
+    assert verdict(title, [ours, redis, raw])[2] == "12.5 (80 µs beside 1 ms; raw apsw: 67 µs)"
+    assert list(targets.notes([ours, redis, raw])) == [
+        f"- out of reach on this machine: {title}: 0.05 times it is 50 µs; the floor, raw apsw, has 67 µs"
     ]
-    raw.rounds = [[62e-6]]
-    assert list(targets.notes([ours, socket, raw])) == []
+    raw.rounds = [[50e-6]]
+    assert list(targets.notes([ours, redis, raw])) == []
 
 
 def test_a_table_has_a_ratio_beside_what_is_not_ours_and_notes_below() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -806,3 +807,180 @@ async def test_a_layer_that_nobody_has_any_more(path: str) -> None:
     assert set(layer.inboxes()) <= set(os.listdir(folder_of(path)))
     del layer
     assert os.listdir(folder_of(path)) == []
+
+
+# A group's message is handed over in turns, and to those who were members when it was sent.
+
+
+@pytest.fixture
+async def group(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Five members of a group, one of whom gets a message in each turn."""
+    monkeypatch.setattr(handover, "TURN", 1)
+    channels = [await (await ready(layer)).new_channel() for _ in range(5)]
+    for channel in channels:
+        await layer.group_add("group", channel)
+    await ready(layer)
+    return channels
+
+
+async def waiting(layer: Layer, channels: list[str], count: int = 1) -> "list[asyncio.Task[list[str]]]":
+    """A task for each channel that waits for so many messages by now."""
+    tasks = [asyncio.ensure_future(receive_many(layer, channel, count)) for channel in channels]
+    await until(lambda: sum(map(len, layer._mailboxes._waiters.values())) == len(channels))
+    await ready(layer)
+    return tasks
+
+
+async def test_others_have_their_turn(layer: Layer, group: list[str]) -> None:
+    """While a large group gets its message, the loop does other things as well."""
+    tasks = await waiting(layer, group)
+    await layer.group_send("group", {"type": "x"})
+    seen = []
+    while not all(task.done() for task in tasks):
+        seen.append(sum(task.done() for task in tasks))
+        await asyncio.sleep(0)
+    assert set(seen) >= {1, 2, 3, 4}
+    assert [await task for task in tasks] == [["x"]] * 5
+
+
+async def test_what_is_sent_meanwhile_comes_after(make: Make, layer: Layer, group: list[str]) -> None:
+    """Whoever sends it, and however."""
+    other = await ready(make())
+    tasks = await waiting(layer, group, 5)
+    await layer.group_send("group", {"type": "a"})
+    await layer.group_send("group", {"type": "b"})
+    for channel in group:
+        await tell(layer, channel, "c")
+    await layer.group_send("group", {"type": "d"})
+    await other.group_send("group", {"type": "e"})
+    assert [await task for task in tasks] == [list("abcde")] * 5
+
+
+async def test_members_are_those_of_the_moment(layer: Layer, group: list[str]) -> None:
+    """Who leaves afterwards has the message, and who comes afterwards has not."""
+    new = await layer.new_channel()
+    tasks = await waiting(layer, group)
+    await layer.group_send("group", {"type": "x"})
+    await layer.group_discard("group", group[-1])
+    await layer.group_add("group", new)
+    assert [await task for task in tasks] == [["x"]] * 5
+    await tell(layer, new, "first")
+    assert await receive(layer, new) == "first"
+
+
+async def test_closing_at_once(layer: Layer, group: list[str]) -> None:
+    """Who waits has the message all the same."""
+    tasks = await waiting(layer, group)
+    await layer.group_send("group", {"type": "x"})
+    await layer.close()
+    assert [await task for task in tasks] == [["x"]] * 5
+
+
+async def test_a_flush_at_once(layer: Layer, group: list[str]) -> None:
+    """Who does not have the message yet does not get it."""
+    tasks = await waiting(layer, group)
+    await layer.group_send("group", {"type": "x"})
+    layer.forget("")
+    await ready(layer)
+    for channel in group:
+        await tell(layer, channel, "after")
+    assert {(await task)[0] for task in tasks} <= {"x", "after"}
+
+
+async def test_many_messages_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that never lets anybody else run fills the members' mailboxes, and no more."""
+    monkeypatch.setattr(handover, "MOST_OWED", 3)
+    layer = await ready(make(capacity=10))
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    (task,) = await waiting(layer, [channel], 11)
+    for number in range(20):
+        await layer.group_send("group", {"type": str(number)})
+    assert len(layer._owed) <= 3
+    assert await task == [str(number) for number in range(11)]
+    assert layer.drops.by_reason == {Reason.FULL: 9}
+
+
+def test_a_loop_that_is_closed_before_its_turn(path: str) -> None:
+    """Its receivers are gone; the message waits for the next one."""
+    layer = AIOSQLiteChannelLayer(path=path)
+
+    async def send() -> str:
+        channel = await (await ready(layer)).new_channel()
+        await layer.group_add("group", channel)
+        await waiting(layer, [channel])
+        await layer.group_send("group", {"type": "x"})
+        return channel
+
+    loop = asyncio.new_event_loop()
+    channel = loop.run_until_complete(send())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def receive_and_close() -> None:
+        assert await receive(layer, channel) == "x"
+        await layer.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(receive_and_close())
+
+
+async def test_members_of_a_group_are_not_out_of_date(make: Make, layer: Layer, group: list[str], path: str) -> None:
+    """However a group changes, the next message goes to its members."""
+    other = await ready(make())
+    mine, theirs = group[0], await other.new_channel()
+
+    async def members() -> set[str]:
+        await ready(layer)
+        await layer.group_send("group", {"type": "x"})
+        everybody = [(layer, channel) for channel in group] + [(other, theirs)]
+        for owner, channel in everybody:
+            await tell(owner, channel, "end")
+        return {channel for owner, channel in everybody if await receive_all(owner, channel) == ["x", "end"]}
+
+    assert await members() == set(group)
+    await other.group_add("group", theirs)
+    assert await members() == {*group, theirs}
+    await layer.group_discard("group", mine)
+    assert await members() == {*group[1:], theirs}
+    await other.group_add("group", mine)
+    assert await members() == {*group, theirs}
+    stranger = sqlite3.connect if isinstance(layer, SQLiteChannelLayer) else apsw.Connection
+    with contextlib.closing(stranger(path)) as connection:
+        connection.execute(
+            f"UPDATE channels_lite_membership SET expires_at = 0 WHERE local = '{mine.partition('!')[2]}'"
+        )
+        if isinstance(connection, sqlite3.Connection):
+            connection.commit()
+    assert await members() == {*group[1:], theirs}
+    await layer.clean_expired()
+    assert await members() == {*group[1:], theirs}
+    await other.flush()
+    assert await members() == set()
+
+
+async def receive_all(layer: Layer, channel: str) -> list[str]:
+    """The messages of a channel up to the one that says it is the last."""
+    words = [await receive(layer, channel)]
+    while words[-1] != "end":
+        words.append(await receive(layer, channel))
+    return words
+
+
+async def test_memberships_that_expire(make: Make) -> None:
+    """They end at their time, whatever the layer remembers of the group."""
+    layer = await ready(make(group_expiry=1))
+    short, long = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("group", short)
+    late = clock.now() + 1000
+    await until(lambda: clock.now() > late - 500)
+    await layer.group_add("group", long)
+    await layer.group_send("group", {"type": "both"})
+    assert [await receive(layer, channel) for channel in (short, long)] == ["both", "both"]
+    await until(lambda: clock.now() > late)
+    await layer.group_send("group", {"type": "one"})
+    await tell(layer, short, "end")
+    assert await receive(layer, long) == "one"
+    assert await receive(layer, short) == "end"

@@ -456,15 +456,16 @@ def test_members(run: Run) -> None:
     join(run, "room", "zone.one!a", "zone.one!b", "zone.other!c")
     join(run, "elsewhere", "chat")
     names = ["zone.one!", "zone.other!", "zone.third!"]
-    here = store.members(run, "", "room", names)
+    here, until = store.members(run, "", "room", names)
+    assert until == min(run("SELECT min(expires_at) FROM channels_lite_membership WHERE group_name = 'room'")[0])
     assert {queue: sorted(channels) for queue, channels in here.items()} == {
         "zone.one!": ["zone.one!a", "zone.one!b"],
         "zone.other!": ["zone.other!c"],
     }
     run("UPDATE channels_lite_membership SET expires_at = 0 WHERE local IN ('b', 'c')")
-    assert store.members(run, "", "room", names) == {"zone.one!": ["zone.one!a"]}
-    assert store.members(run, "", "nobody", names) == {}
-    assert store.members(run, "other", "room", names) == {}
+    assert store.members(run, "", "room", names)[0] == {"zone.one!": ["zone.one!a"]}
+    assert store.members(run, "", "nobody", names) == ({}, store.FAR)
+    assert store.members(run, "other", "room", names) == ({}, store.FAR)
 
 
 def test_queues_of_a_group(run: Run) -> None:
@@ -497,7 +498,7 @@ def use_every_function(run: Run) -> None:
     for names in (["chat", "none"], ["chat", "none", *map(str, range(store.FEW))]):
         assert store.pending(run, "", names, 1) == {name: int(name == "chat") for name in names}
     assert [store.has_live(run, "", name) for name in ("chat", "none")] == [True, False]
-    assert store.members(run, "", "room", ["zone.client!"]) == {"zone.client!": ["zone.client!a"]}
+    assert store.members(run, "", "room", ["zone.client!"])[0] == {"zone.client!": ["zone.client!a"]}
     assert store.queues_of_group(run, "", "room", 10) == ["chat", "zone.client!"]
     assert store.data_version(run) > 0
     assert [row.targets for row in store.claim_queue(run, "", "zone.client!", bool)] == [b'["a"]']

@@ -1,7 +1,7 @@
 """The fast layer: an apsw connection of its own, used inline on the event loop's thread."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -60,6 +60,12 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
             batch = Batch(database, self.options.prefix, self._deadline)
             self._batches[loop] = batch
         return batch
+
+    def _state(self) -> Hashable:
+        try:
+            return None if self._database is None else self._database.state()
+        except Locked:
+            return None
 
     # Looking. All of it runs to its end inline: a claim and its delivery cannot be torn apart.
 

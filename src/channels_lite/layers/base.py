@@ -2,7 +2,7 @@
 
 import abc
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,15 +13,15 @@ from channels_lite import clock, store
 from channels_lite.drops import Reason
 from channels_lite.errors import ForeignChannel, InvalidMessage, UndecodableMessage
 from channels_lite.keeper import trim_all
-from channels_lite.layers.handover import ADDRESSES, HandoverLayer
+from channels_lite.layers.groups import GroupsLayer, milliseconds
+from channels_lite.layers.handover import ADDRESSES
 from channels_lite.layers.openable import D
-from channels_lite.mailbox import Item, Waiter
+from channels_lite.mailbox import Item, Waiter, running_loop
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
 
 LOCAL_BYTES = 9  # random bytes in the local part of a channel name: 72 bits, 12 characters
-QUEUES = 2 * store.FEW  # of a group that are looked at for whom a message can be handed over to
 
 
 class Address(NamedTuple):
@@ -35,29 +35,15 @@ class Address(NamedTuple):
     """Whether it is a process-specific channel that this layer made, or could have made."""
 
 
-Members = dict[str, list[str]]  # queue -> channels
-
-
-class SQLiteLayer(HandoverLayer[D]):
+class SQLiteLayer(GroupsLayer[D]):
     """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
 
     def _begin(self) -> None:
         super()._begin()
         self._addresses: dict[str, Address] = {}
         self._told: set[str] = set()  # normal channels that this process sent to while nobody waited here
-        self._queues_here: set[str] = set()  # the first FEW that new_channel() made channels of
 
     # What the connection brings.
-
-    @abc.abstractmethod
-    async def _write(
-        self, operation: Callable[..., Sequence[str] | None], *arguments: Any
-    ) -> tuple[Sequence[str], list[str]]:
-        """Run a function of ``store`` that writes and, when it is committed, wake who waits, here and elsewhere.
-
-        Returns the queues of the messages that went in, and the channels that the statement considered, if it asked
-        for their capacity.
-        """
 
     @abc.abstractmethod
     def _look(self, waiter: Waiter, attempt: int) -> Item | None:
@@ -90,18 +76,18 @@ class SQLiteLayer(HandoverLayer[D]):
         if self._database is None:
             await self._ready()
         if own and self._is_first_in(queue):
-            if self._hand_over(queue, (channel,), Item(payload, clock.now() + _milliseconds(seconds)), self._limit):
+            if self._hand_over(queue, (channel,), Item(payload, clock.now() + milliseconds(seconds)), self._limit):
                 raise ChannelFull(channel)
             return
         targets = None
         if local is not None:
             names = msgspec.json.encode([local])
-            if self._send_direct(queue, names, payload, _milliseconds(seconds)):
+            if self._send_direct(queue, names, payload, milliseconds(seconds)):
                 return
             targets = names.decode()
         try:
             await self._write(
-                store.send, self.options.prefix, queue, targets, payload, self._room(channel), _milliseconds(seconds)
+                store.send, self.options.prefix, queue, targets, payload, self._room(channel), milliseconds(seconds)
             )
         except ChannelFull:
             raise ChannelFull(channel) from None
@@ -119,6 +105,8 @@ class SQLiteLayer(HandoverLayer[D]):
             )
         if own:
             self._catch_up()
+            if self._owed and self._payer is not running_loop():
+                self._pay()
         while (parked := self._mailboxes.pop(channel, queue)) is not None:
             if parked.expires_at <= clock.now():
                 self._expired(channel, parked)
@@ -172,7 +160,7 @@ class SQLiteLayer(HandoverLayer[D]):
         """Whether a process-specific queue is known to be empty, so that a look can be spared."""
         if queue[-1] != "!":
             return False
-        return self._is_first_in(queue)
+        return self._is_empty(queue)
 
     def _give_up(self, waiter: Waiter) -> None:
         """Take out a waiter that does not use what it was given: it goes to the next one, or back where it was."""
@@ -215,86 +203,6 @@ class SQLiteLayer(HandoverLayer[D]):
         if len(self._queues_here) < store.FEW:  # group_send looks at each; the others get its messages as a row
             self._queues_here.add(prefix + self._own)
         return channel
-
-    # Groups.
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Make a channel a member of a group for ``group_expiry`` seconds from now."""
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        queue, local = self._split(channel)
-        ttl = _milliseconds(self.group_expiry)
-        await self._write(store.group_add, self.options.prefix, group, queue, local or "", ttl)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """End a channel's membership in a group; nothing happens where there is none."""
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        queue, local = self._split(channel)
-        await self._write(store.group_discard, self.options.prefix, group, queue, local or "")
-
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """Send a message to every channel in a group. Full channels are skipped, counted and warned about.
-
-        Raises InvalidMessage, TypeError for a bad name, DatabaseBusy; never ChannelFull.
-        """
-        self.require_valid_group_name(group)
-        payload = self._codec.encode(message, self.expiry)
-        ttl = _milliseconds(self.expiry)
-        if self._database is None:
-            await self._ready()
-        here, there, elsewhere = self._members(group)
-        if elsewhere:
-            await self._group_send(group, payload, ttl, [*here, *there])
-        for queue, channels in there.items():
-            await self._send_on(queue, channels, payload, ttl)
-        item = Item(payload, clock.now() + ttl)
-        for queue, channels in here.items():
-            for channel in self._hand_over(queue, channels, item, self._limit):
-                self.drops.count(channel, Reason.FULL)
-
-    def _members(self, group: str) -> tuple[Members, Members, bool]:
-        """The members in queues of ours, and in those of others, that messages can be handed over to.
-
-        And whether there may be members besides.
-        """
-        ours, others = list(self._queues_here), []
-        if not ours and self._outboxes is None:
-            return {}, {}, True
-        queues = self._read_now(store.queues_of_group, self.options.prefix, group, QUEUES)
-        if queues is None:
-            return {}, {}, True
-        ours = [queue for queue in ours if self._is_first_in(queue)]
-        others = [q for q in queues if q not in ours and q[-1] == "!" and self._direct(q) is not None]
-        found = self._read_now(store.members, self.options.prefix, group, [*ours, *others])
-        if found is None:
-            return {}, {}, True
-        there = {queue: found.pop(queue) for queue in others if queue in found}
-        return found, there, len(queues) == QUEUES or not set(queues) <= {*ours, *others}
-
-    async def _send_on(self, queue: str, channels: list[str], payload: bytes, ttl: int) -> None:
-        """Send a group's message to these channels of another process: directly, or if that is full, in a row."""
-        targets = msgspec.json.encode([channel[len(queue) :] for channel in channels])
-        if self._send_direct(queue, targets, payload, ttl):
-            return
-        room = self._room_in_group(channels[0])
-        try:
-            await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
-        except ChannelFull:
-            self.drops.count(channels[0], Reason.FULL)
-
-    async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
-        queues, considered = await self._write(
-            store.group_send, self.options.prefix, group, payload, id(self), ttl, without
-        )
-        if len(queues) < len(considered):
-            self._count_skipped(considered, queues)
-
-    def _count_skipped(self, considered: list[str], queues: Sequence[str]) -> None:
-        reached = set(queues)
-        for channel in considered:
-            if self._split(channel)[0] not in reached:
-                self.drops.count(channel, Reason.FULL)
 
     # Extensions and upkeep.
 
@@ -361,7 +269,3 @@ def _seconds(expiry: Any) -> float:
     if not 0 < expiry <= 10**9:
         raise InvalidMessage(f"expiry is {expiry!r}; it is a number of seconds above 0, up to 1,000,000,000.")
     return expiry
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -106,6 +106,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _refusal(self, database: DjangoDatabase) -> Exception:
         return LayerClosed(WAITING) if database.keeper.stopping else self._busy(database.path)
+
+    def _state(self) -> Hashable:
+        return None  # Django's connections change the database as well: to ask takes as long as to read
 
     # Looking, in the keeper's thread or the caller's. A claim and its delivery are one job, which nothing tears apart.
 
@@ -247,10 +250,10 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             self._claim(name, execute)
         self._seen = seen
 
-    def _is_first_in(self, queue: str) -> bool:
+    def _is_empty(self, queue: str) -> bool:
         # First, and not only where it looks: what it knows of the database says nothing about the caller.
         database = self._database
-        return database is not None and not self._belongs_to_caller(database) and super()._is_first_in(queue)
+        return database is not None and not self._belongs_to_caller(database) and super()._is_empty(queue)
 
     def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
         database = self._database

@@ -1,13 +1,15 @@
 """What reaches a layer's own channels: rows that it claims, and what is handed over to it without the database."""
 
 import abc
+import asyncio
 import logging
 import socket
 import struct
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,7 +19,7 @@ from channels_lite.drops import Reason
 from channels_lite.errors import Locked
 from channels_lite.inbox import Inbox, is_possible
 from channels_lite.layers.openable import D, OpenableLayer
-from channels_lite.mailbox import Item
+from channels_lite.mailbox import Item, running_loop
 from channels_lite.outbox import Outbox, Outboxes
 from channels_lite.schema import Execute
 
@@ -27,7 +29,17 @@ Limit = Callable[[str], int | None]
 logger = logging.getLogger("channels_lite.inbox")
 
 ADDRESSES = 10_000  # names that a layer remembers
+TURN = 1_000  # channels of a group that get a message before others have a turn in the loop: about 4 ms
+MOST_OWED = 100  # messages to groups that wait for their turn
 NO_LIMIT = 1_000  # messages that may be under way to a layer whose channels have no capacity
+
+
+class Owed(NamedTuple):
+    """A group's message that some of its members do not have yet."""
+
+    queue: str
+    channels: Sequence[str]
+    item: Item
 
 
 class HandoverLayer(OpenableLayer[D]):
@@ -39,12 +51,18 @@ class HandoverLayer(OpenableLayer[D]):
         self._delivering = threading.RLock()  # held from a claim to the delivery; after the database's own lock
         self._inbox: Inbox | None = None
         self._outboxes: Outboxes | None = None
+        self._owed: deque[Owed] = deque()
+        self._payer: asyncio.AbstractEventLoop | None = None  # the loop that is about to hand over what is owed
 
     def _connected(self, database: D) -> None:
         self._empty.clear()  # nobody told this layer of commits while it was closed
         if is_possible() and not database.in_memory:
             self._outboxes = Outboxes(database.path, self.options.prefix)
             self._make_inbox(database.path)
+
+    async def close(self) -> None:
+        self._pay()
+        await super().close()
 
     def _disconnected(self) -> None:
         self._outboxes = None
@@ -77,10 +95,16 @@ class HandoverLayer(OpenableLayer[D]):
     # To channels of ours.
 
     def _is_first_in(self, queue: str) -> bool:
-        """Whether nothing in the database, or in our inbox, comes before a message that is handed over now.
+        """Whether nothing comes before a message that is handed over now.
 
         What other processes send from now on has no order with this message, which they cannot know of.
         """
+        if self._owed:
+            self._pay()
+        return self._is_empty(queue)
+
+    def _is_empty(self, queue: str) -> bool:
+        """Whether nothing for this queue is in the database. What was in our inbox has been delivered."""
         database = self._database
         if database is None:
             return False
@@ -142,6 +166,57 @@ class HandoverLayer(OpenableLayer[D]):
             full = self._mailboxes.deliver(queue, full, item, limit)
         return full
 
+    def _owe(self, queue: str, channels: Sequence[str], item: Item) -> None:
+        """Hand a group's message over to these channels of a queue of ours: soon, if somebody waits there.
+
+        Whoever sends to a large group need not wait until all have it, and a loop is not held up for long. It is as if
+        it had been handed over at once: whatever else is delivered, or changes the group, comes after it.
+        """
+        with self._delivering:
+            loop = self._mailboxes.loop_waiting_on(queue)
+            if loop is None:
+                self._pay()
+                self._hand_over_to_group(Owed(queue, channels, item))
+                return
+            if len(self._owed) >= MOST_OWED:
+                self._pay()
+            self._owed.append(Owed(queue, channels, item))
+            if self._payer is None or self._payer.is_closed():
+                self._call(loop)
+
+    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a loop hand over what is owed."""
+        self._payer = loop
+        try:
+            if loop is running_loop():
+                loop.call_soon(self._pay_some)
+            else:
+                loop.call_soon_threadsafe(self._pay_some)
+        except RuntimeError:  # it has been closed meanwhile
+            self._pay()
+
+    def _pay_some(self) -> None:
+        with self._delivering:
+            self._payer = None
+            if self._owed:
+                queue, channels, item = self._owed.popleft()
+                if len(channels) > TURN:
+                    self._owed.appendleft(Owed(queue, channels[TURN:], item))
+                self._hand_over_to_group(Owed(queue, channels[:TURN], item))
+            if self._owed:
+                self._call(asyncio.get_running_loop())
+
+    def _pay(self) -> None:
+        """Hand over all that is owed, before anything else happens."""
+        with self._delivering:
+            self._payer = None
+            while self._owed:
+                self._hand_over_to_group(self._owed.popleft())
+
+    def _hand_over_to_group(self, owed: Owed) -> None:
+        for channel in self._hand_over(*owed, self._limit):
+            self.drops.count(channel, Reason.FULL)
+
     # From and to other processes, without the database.
 
     def _direct(self, queue: str) -> Outbox | None:
@@ -149,6 +224,10 @@ class HandoverLayer(OpenableLayer[D]):
         outboxes = self._outboxes
         outbox = None if outboxes is None else outboxes.find(queue)
         return outbox if outbox is not None and self._is_first_in(queue) else None
+
+    def _has_inbox(self, queue: str) -> bool:
+        """Whether this is the queue of a process that messages can be handed over to."""
+        return queue[-1] == "!" and self._outboxes is not None and self._outboxes.find(queue) is not None
 
     def _send_direct(self, queue: str, targets: bytes, payload: bytes, ttl: int) -> bool:
         """Hand a message over to the process that receives from this queue; False where it has to go another way."""
@@ -175,12 +254,13 @@ class HandoverLayer(OpenableLayer[D]):
     def _catch_up(self) -> None:
         """Deliver what has been handed over by now, and let others hand over more if there is little room left."""
         inbox = self._inbox
-        if inbox is not None and (inbox.is_behind or inbox.is_low):
+        if inbox is not None and not inbox.is_at_rest:
             self.take_in()
 
     def take_in(self) -> None:
         """Deliver what other processes have handed over, and let them hand over more."""
         with self._delivering:
+            self._pay()
             inbox = self._inbox
             if inbox is not None:
                 self._deliver_all(inbox.collect())
@@ -214,7 +294,7 @@ class HandoverLayer(OpenableLayer[D]):
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
         if prefix == self.options.prefix:
-            self.take_in()
+            self.take_in()  # and what is owed is not any more
             self._mailboxes.clear()
 
     def inboxes(self) -> list[str]:

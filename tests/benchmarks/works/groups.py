@@ -7,7 +7,9 @@ from typing import Any
 SETTLED = 0.15  # seconds until all receivers wait: longer than 0.4.0 sleeps between two looks
 
 _members: list[str] = []
-_hearing: list["asyncio.Task[float]"] = []
+_hearing: list["asyncio.Task[None]"] = []
+_heard: dict[int, list[float]] = {}  # number of a message -> when each member had it
+_complete: dict[int, "asyncio.Future[None]"] = {}  # done when all have it
 
 
 async def join(layer: Any, group: str, count: int) -> None:
@@ -17,9 +19,14 @@ async def join(layer: Any, group: str, count: int) -> None:
         await layer.group_add(group, member)
 
 
-async def listen(layer: Any, number: int) -> None:
-    """Let every member wait. All messages of a round are received, so that no channel ever fills up."""
-    _hearing[:] = [asyncio.ensure_future(_hear(layer, member, number)) for member in _members]
+async def listen(layer: Any, first: int, count: int) -> None:
+    """Let every member wait for so many messages. All of them are received, so that no channel ever fills up."""
+    loop = asyncio.get_running_loop()
+    for number in range(first, first + count):
+        _heard[number], _complete[number] = [], loop.create_future()
+        if not _members:
+            _complete[number].set_result(None)
+    _hearing[:] = [asyncio.ensure_future(_hear(layer, member, first, count)) for member in _members]
     await asyncio.sleep(SETTLED)
 
 
@@ -30,9 +37,11 @@ async def send(layer: Any, group: str, number: int) -> tuple[float, float]:
     return start, time.monotonic()
 
 
-async def heard(layer: Any) -> float:
+async def heard(layer: Any, number: int) -> float:
     """When the last member of this process had the message; 0 where it has no members."""
-    return max(await asyncio.gather(*_hearing), default=0.0)
+    await _complete[number]
+    del _complete[number]
+    return max(_heard.pop(number), default=0.0)
 
 
 async def leave(layer: Any) -> None:
@@ -42,9 +51,13 @@ async def leave(layer: Any) -> None:
     await layer.flush()
 
 
-async def _hear(layer: Any, member: str, number: int) -> float:
-    message = await layer.receive(member)
-    end = time.monotonic()
-    if message["number"] != number:
-        raise RuntimeError(f"Message {number} was sent, and message {message['number']} has arrived.")
-    return end
+async def _hear(layer: Any, member: str, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        message = await layer.receive(member)
+        had = _heard[number]
+        had.append(time.monotonic())
+        complete = _complete[number]
+        if message["number"] != number and not complete.done():
+            complete.set_exception(RuntimeError(f"Message {number} was sent, and {message['number']} has arrived."))
+        elif len(had) == len(_members):
+            complete.set_result(None)

@@ -1,0 +1,151 @@
+"""Groups: who is in them, and what is sent to them."""
+
+import abc
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from channels.exceptions import ChannelFull
+
+from channels_lite import clock, store
+from channels_lite.drops import Reason
+from channels_lite.layers.handover import HandoverLayer
+from channels_lite.layers.openable import D
+from channels_lite.mailbox import Item
+from channels_lite.schema import Execute
+
+QUEUES = 2 * store.FEW  # of a group that are looked at for whom a message can be handed over to
+GROUPS = 1_000  # whose members a layer remembers
+
+
+class Members(NamedTuple):
+    """The live members of a group whom a message may be handed over to."""
+
+    ours: dict[str, list[str]]
+    """In queues of ours: queue -> channels."""
+    others: dict[str, tuple[str, bytes]]
+    """In queues of other processes: queue -> its first channel, and all local parts as a JSON array."""
+    has_rest: bool
+    """Whether there may be members besides."""
+    state: Hashable
+    """What the database was like then; None: it cannot be told later whether it is like that still."""
+    until: int
+    """When the first of these memberships expires."""
+
+
+NOBODY = Members({}, {}, has_rest=True, state=None, until=0)
+
+
+class GroupsLayer(HandoverLayer[D]):
+    """A layer with groups."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._queues_here: set[str] = set()  # the first FEW that new_channel() made channels of
+        self._groups: dict[str, Members] = {}
+
+    @abc.abstractmethod
+    async def _write(
+        self, operation: Callable[..., Sequence[str] | None], *arguments: Any
+    ) -> tuple[Sequence[str], list[str]]:
+        """Run a function of ``store`` that writes and, when it is committed, wake who waits, here and elsewhere.
+
+        Returns the queues of the messages that went in, and the channels that the statement considered, if it asked
+        for their capacity.
+        """
+
+    @abc.abstractmethod
+    def _state(self) -> Hashable:
+        """What is another value when anybody has changed the database since; None where that cannot be told."""
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Make a channel a member of a group for ``group_expiry`` seconds from now."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        queue, local = self._split(channel)
+        ttl = milliseconds(self.group_expiry)
+        await self._write(store.group_add, self.options.prefix, group, queue, local or "", ttl)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """End a channel's membership in a group; nothing happens where there is none."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        queue, local = self._split(channel)
+        await self._write(store.group_discard, self.options.prefix, group, queue, local or "")
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to every channel in a group. Full channels are skipped, counted and warned about.
+
+        Raises InvalidMessage, TypeError for a bad name, DatabaseBusy; never ChannelFull.
+        """
+        self.require_valid_group_name(group)
+        payload = self._codec.encode(message, self.expiry)
+        ttl = milliseconds(self.expiry)
+        if self._database is None:
+            await self._ready()
+        members = self._members(group)
+        here = [queue for queue in members.ours if self._is_empty(queue)]
+        there = [queue for queue in members.others if self._direct(queue) is not None]
+        if members.has_rest or len(here) < len(members.ours) or len(there) < len(members.others):
+            await self._group_send(group, payload, ttl, [*here, *there])
+        for queue in there:
+            await self._send_on(queue, *members.others[queue], payload, ttl)
+        item = Item(payload, clock.now() + ttl)
+        for queue in here:
+            self._owe(queue, members.ours[queue], item)
+
+    def _members(self, group: str) -> Members:
+        """Those of now. They are remembered for as long as nothing changes: most groups are sent to again and again."""
+        if not self._queues_here and self._outboxes is None:
+            return NOBODY
+        state = self._state()
+        known = self._groups.get(group)
+        if known is not None and known.state == state and clock.now() < known.until:
+            return known
+        known = self._read_now(self._read_members, group, state) or NOBODY
+        if known.state is not None:
+            if len(self._groups) >= GROUPS:
+                self._groups.clear()
+            self._groups[group] = known
+        return known
+
+    def _read_members(self, execute: Execute, group: str, state: Hashable) -> Members:
+        queues = store.queues_of_group(execute, self.options.prefix, group, QUEUES)
+        ours = self._queues_here.copy()
+        others = [queue for queue in queues if queue not in ours and self._has_inbox(queue)]
+        found, until = store.members(execute, self.options.prefix, group, [*ours, *others])
+        has_rest = len(queues) == QUEUES or not ours.issuperset(set(queues).difference(others))
+        packed = {queue: (found[queue][0], _locals(queue, found.pop(queue))) for queue in others if queue in found}
+        return Members(found, packed, has_rest, state, until)
+
+    async def _send_on(self, queue: str, channel: str, targets: bytes, payload: bytes, ttl: int) -> None:
+        """Send a group's message to channels of another process: directly, or where there is no room in a row."""
+        if self._send_direct(queue, targets, payload, ttl):
+            return
+        room = self._room_in_group(channel)
+        try:
+            await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
+        except ChannelFull:
+            self.drops.count(channel, Reason.FULL)
+
+    async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
+        queues, considered = await self._write(
+            store.group_send, self.options.prefix, group, payload, id(self), ttl, without
+        )
+        if len(queues) < len(considered):
+            self._count_skipped(considered, queues)
+
+    def _count_skipped(self, considered: list[str], queues: Sequence[str]) -> None:
+        reached = set(queues)
+        for channel in considered:
+            if self._split(channel)[0] not in reached:
+                self.drops.count(channel, Reason.FULL)
+
+
+def _locals(queue: str, channels: list[str]) -> bytes:
+    return msgspec.json.encode([channel[len(queue) :] for channel in channels])
+
+
+def milliseconds(seconds: float) -> int:
+    """At least one."""
+    return max(1, round(seconds * 1000))
