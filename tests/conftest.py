@@ -40,17 +40,23 @@ def _left_over() -> set[str]:
 
 
 def _descriptors() -> set[str]:
-    """Open files of layers, and inotify instances."""
-    found = set()
+    """Open files of layers, their inboxes, and inotify instances."""
+    found, inboxes = set(), _inboxes()
     if Path("/proc/self/fd").exists():
         for number in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{number}")
             except OSError:  # closed meanwhile
                 continue
-            if "sqlite3" in target or "inotify" in target:
+            if "sqlite3" in target or "inotify" in target or target in inboxes:
                 found.add(f"{number}: {target}")
     return found
+
+
+def _inboxes() -> set[str]:
+    """The sockets of inboxes, as the links of descriptors name them."""
+    sockets = Path("/proc/net/unix").read_text().splitlines() if Path("/proc/net/unix").exists() else []
+    return {f"socket:[{line.split()[6]}]" for line in sockets if line.endswith(".socket")}
 
 
 @pytest.fixture

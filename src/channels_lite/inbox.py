@@ -16,7 +16,7 @@ import sys
 import time
 
 from channels_lite.datagram import MOST_BYTES
-from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, new_page, path_of, remove, remove_if_dead
+from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, give, new_page, path_of, remove, remove_if_dead
 
 CLOSING = 1.0  # seconds that closing waits for a sender in another process, which may have been stopped
 
@@ -34,14 +34,14 @@ class Inbox:
         self._read = self._delivered = self._left = self._low = 0
         folder = _folder(database)
         self._path = path_of(folder, prefix, owner)
-        mode = stat.S_IMODE(os.stat(database).st_mode) & 0o666  # who may use the database may send
+        owned = os.stat(database)  # who may use the database may send
         with contextlib.ExitStack() as undo:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             undo.callback(self._socket.close)
             at(self._path + SOCKET, self._socket.bind)
             undo.callback(remove, self._path)
-            os.chmod(self._path + SOCKET, mode)
-            self._page = new_page(self._path, mode)
+            give(self._path + SOCKET, owned)
+            self._page = new_page(self._path, owned)
             undo.pop_all()
 
     @property
@@ -136,11 +136,17 @@ class Inbox:
 def _folder(database: str) -> str:
     """The folder of a database's inboxes, made if it is not there. OSError where it is somebody else's."""
     folder, owned = folder_of(database), os.stat(database)
-    mode = stat.S_IMODE(owned.st_mode) & 0o666
     try:
         os.mkdir(folder, 0o700)
-        os.chmod(folder, mode | mode >> 2 & 0o111)
     except FileExistsError:
-        if os.lstat(folder).st_uid not in (os.geteuid(), owned.st_uid):
-            raise PermissionError(f"the folder {folder} belongs to somebody else") from None
+        _check(os.lstat(folder), owned, folder)
+    else:
+        give(folder, owned)
     return folder
+
+
+def _check(there: os.stat_result, owned: os.stat_result, folder: str) -> None:
+    """Messages go to whoever made the folder: that must be somebody who may use the database."""
+    by_group = owned.st_mode & stat.S_IWGRP and there.st_gid == owned.st_gid
+    if there.st_uid not in (os.geteuid(), owned.st_uid) and not by_group and not owned.st_mode & stat.S_IWOTH:
+        raise PermissionError(f"the folder {folder} belongs to somebody else")

@@ -5,6 +5,7 @@ import hashlib
 import mmap
 import os
 import socket
+import stat
 import sys
 import threading
 import weakref
@@ -103,16 +104,26 @@ class Page:
         self._lock.release()
 
 
-def new_page(path: str, mode: int) -> Page:
-    """Make the page of an inbox, open and without room."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+def new_page(path: str, owned: os.stat_result) -> Page:
+    """Make the page of an inbox, open and without room, for those who have this file."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(fd, mode)  # past the umask
         os.write(fd, (1).to_bytes(SIZE, sys.byteorder))  # in full: that the disk has no room must be noticed here
+        give(path, owned)
         return Page(fd)
     except (OSError, ValueError):
         os.close(fd)
         raise
+
+
+def give(path: str, owned: os.stat_result) -> None:
+    """Let those use it, and nobody else, who have the rights to a file: past the umask, and to its group."""
+    mode = stat.S_IMODE(owned.st_mode) & 0o666
+    there = os.stat(path)
+    if there.st_gid != owned.st_gid:
+        with contextlib.suppress(PermissionError):  # only members of a group may give to it
+            os.chown(path, -1, owned.st_gid)
+    os.chmod(path, mode | mode >> 2 & 0o111 if stat.S_ISDIR(there.st_mode) else mode)
 
 
 def open_page(path: str) -> Page:

@@ -20,7 +20,7 @@ from channels_lite import bell, clock, store
 from channels_lite.datagram import Handed, pack
 from channels_lite.drops import Reason
 from channels_lite.errors import Locked
-from channels_lite.layers import handover
+from channels_lite.layers import groups, handover
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
@@ -815,7 +815,7 @@ async def test_a_layer_that_nobody_has_any_more(path: str) -> None:
 @pytest.fixture
 async def group(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Five members of a group, one of whom gets a message in each turn."""
-    monkeypatch.setattr(handover, "TURN", 1)
+    monkeypatch.setattr(groups, "TURN", 1)
     channels = [await (await ready(layer)).new_channel() for _ in range(5)]
     for channel in channels:
         await layer.group_add("group", channel)
@@ -889,7 +889,7 @@ async def test_a_flush_at_once(layer: Layer, group: list[str]) -> None:
 
 async def test_many_messages_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that never lets anybody else run fills the members' mailboxes, and no more."""
-    monkeypatch.setattr(handover, "MOST_OWED", 3)
+    monkeypatch.setattr(groups, "MOST_OWED", 3)
     layer = await ready(make(capacity=10))
     channel = await layer.new_channel()
     await layer.group_add("group", channel)

@@ -333,6 +333,22 @@ def test_a_folder_of_somebody_else(database: str, make: Callable[..., Inbox]) ->
     os.chown(folder_of(database), 12345, -1)
     with pytest.raises(PermissionError, match="belongs to somebody else"):
         make()
+    os.chown(database, 12345, -1)
+    make()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_users_who_share_a_group(database: str, make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """All that is made belongs to the group of the database; each of its members may have made the folder."""
+    os.chmod(database, 0o660)
+    os.chown(database, 11111, 22222)
+    inbox = make()
+    folder = Path(folder_of(database))
+    assert {path.stat().st_gid for path in (folder, *folder.iterdir())} == {22222}
+    inbox.close()
+    os.chown(folder, 33333, 22222)
+    make()
+    assert send(outboxes)
 
 
 def test_an_inbox_that_cannot_be_made(
@@ -340,7 +356,7 @@ def test_an_inbox_that_cannot_be_made(
 ) -> None:
     """Nothing is left behind of one whose page cannot be made."""
 
-    def no_room(path: str, mode: int) -> None:
+    def no_room(path: str, owned: os.stat_result) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module, "new_page", no_room)

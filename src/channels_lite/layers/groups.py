@@ -1,6 +1,8 @@
 """Groups: who is in them, and what is sent to them."""
 
 import abc
+import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +13,13 @@ from channels_lite import clock, store
 from channels_lite.drops import Reason
 from channels_lite.layers.handover import HandoverLayer
 from channels_lite.layers.openable import D
-from channels_lite.mailbox import Item
+from channels_lite.mailbox import Item, running_loop
 from channels_lite.schema import Execute
 
 QUEUES = 2 * store.FEW  # of a group that are looked at for whom a message can be handed over to
 GROUPS = 1_000  # whose members a layer remembers
+TURN = 1_000  # channels of a group that get a message before others have a turn in the loop: about 4 ms
+MOST_OWED = 100  # messages to groups that wait for their turn
 
 
 class Members(NamedTuple):
@@ -33,6 +37,14 @@ class Members(NamedTuple):
     """When the first of these memberships expires."""
 
 
+class Owed(NamedTuple):
+    """A group's message that some of its members do not have yet."""
+
+    queue: str
+    channels: Sequence[str]
+    item: Item
+
+
 NOBODY = Members({}, {}, has_rest=True, state=None, until=0)
 
 
@@ -43,6 +55,12 @@ class GroupsLayer(HandoverLayer[D]):
         super()._begin()
         self._queues_here: set[str] = set()  # the first FEW that new_channel() made channels of
         self._groups: dict[str, Members] = {}
+        self._owed: deque[Owed] = deque()
+        self._payer: asyncio.AbstractEventLoop | None = None  # the loop that is about to hand over what is owed
+
+    async def close(self) -> None:
+        self._pay()
+        await super().close()
 
     @abc.abstractmethod
     async def _write(
@@ -140,6 +158,68 @@ class GroupsLayer(HandoverLayer[D]):
         for channel in considered:
             if self._split(channel)[0] not in reached:
                 self.drops.count(channel, Reason.FULL)
+
+    # In turns.
+
+    def _is_first_in(self, queue: str) -> bool:
+        """Whether nothing comes before a message that is handed over now.
+
+        What other processes send from now on has no order with this message, which they cannot know of.
+        """
+        if self._owed:
+            self._pay()
+        return self._is_empty(queue)
+
+    def _owe(self, queue: str, channels: Sequence[str], item: Item) -> None:
+        """Hand a group's message over to these channels of a queue of ours: soon, if somebody waits there.
+
+        Whoever sends to a large group need not wait until all have it, and a loop is not held up for long. It is as if
+        it had been handed over at once: whatever else is delivered, or changes the group, comes after it.
+        """
+        with self._delivering:
+            loop = self._mailboxes.loop_waiting_on(queue)
+            if loop is None:
+                self._pay()
+                self._hand_over_to_group(Owed(queue, channels, item))
+                return
+            if len(self._owed) >= MOST_OWED:
+                self._pay()
+            self._owed.append(Owed(queue, channels, item))
+            if self._payer is None or self._payer.is_closed():
+                self._call(loop)
+
+    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a loop hand over what is owed."""
+        self._payer = loop
+        try:
+            if loop is running_loop():
+                loop.call_soon(self._pay_some)
+            else:
+                loop.call_soon_threadsafe(self._pay_some)
+        except RuntimeError:  # it has been closed meanwhile
+            self._pay()
+
+    def _pay_some(self) -> None:
+        with self._delivering:
+            self._payer = None
+            if self._owed:
+                queue, channels, item = self._owed.popleft()
+                if len(channels) > TURN:
+                    self._owed.appendleft(Owed(queue, channels[TURN:], item))
+                self._hand_over_to_group(Owed(queue, channels[:TURN], item))
+            if self._owed:
+                self._call(asyncio.get_running_loop())
+
+    def _pay(self) -> None:
+        """Hand over all that is owed, before anything else happens."""
+        with self._delivering:
+            self._payer = None
+            while self._owed:
+                self._hand_over_to_group(self._owed.popleft())
+
+    def _hand_over_to_group(self, owed: Owed) -> None:
+        for channel in self._hand_over(*owed, self._limit):
+            self.drops.count(channel, Reason.FULL)
 
 
 def _locals(queue: str, channels: list[str]) -> bytes:

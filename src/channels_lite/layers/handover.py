@@ -1,15 +1,13 @@
 """What reaches a layer's own channels: rows that it claims, and what is handed over to it without the database."""
 
 import abc
-import asyncio
 import logging
 import socket
 import struct
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,7 +17,7 @@ from channels_lite.drops import Reason
 from channels_lite.errors import Locked
 from channels_lite.inbox import Inbox, is_possible
 from channels_lite.layers.openable import D, OpenableLayer
-from channels_lite.mailbox import Item, running_loop
+from channels_lite.mailbox import Item
 from channels_lite.outbox import Outbox, Outboxes
 from channels_lite.schema import Execute
 
@@ -29,17 +27,7 @@ Limit = Callable[[str], int | None]
 logger = logging.getLogger("channels_lite.inbox")
 
 ADDRESSES = 10_000  # names that a layer remembers
-TURN = 1_000  # channels of a group that get a message before others have a turn in the loop: about 4 ms
-MOST_OWED = 100  # messages to groups that wait for their turn
 NO_LIMIT = 1_000  # messages that may be under way to a layer whose channels have no capacity
-
-
-class Owed(NamedTuple):
-    """A group's message that some of its members do not have yet."""
-
-    queue: str
-    channels: Sequence[str]
-    item: Item
 
 
 class HandoverLayer(OpenableLayer[D]):
@@ -51,18 +39,12 @@ class HandoverLayer(OpenableLayer[D]):
         self._delivering = threading.RLock()  # held from a claim to the delivery; after the database's own lock
         self._inbox: Inbox | None = None
         self._outboxes: Outboxes | None = None
-        self._owed: deque[Owed] = deque()
-        self._payer: asyncio.AbstractEventLoop | None = None  # the loop that is about to hand over what is owed
 
     def _connected(self, database: D) -> None:
         self._empty.clear()  # nobody told this layer of commits while it was closed
         if is_possible() and not database.in_memory:
             self._outboxes = Outboxes(database.path, self.options.prefix)
             self._make_inbox(database.path)
-
-    async def close(self) -> None:
-        self._pay()
-        await super().close()
 
     def _disconnected(self) -> None:
         self._outboxes = None
@@ -94,17 +76,12 @@ class HandoverLayer(OpenableLayer[D]):
 
     # To channels of ours.
 
-    def _is_first_in(self, queue: str) -> bool:
-        """Whether nothing comes before a message that is handed over now.
-
-        What other processes send from now on has no order with this message, which they cannot know of.
-        """
-        if self._owed:
-            self._pay()
-        return self._is_empty(queue)
-
     def _is_empty(self, queue: str) -> bool:
-        """Whether nothing for this queue is in the database. What was in our inbox has been delivered."""
+        """Whether nothing for this queue is in the database; what is in our inbox is delivered before that is asked.
+
+        What other processes send from now on has no order with a message that is handed over then, of which they cannot
+        know.
+        """
         database = self._database
         if database is None:
             return False
@@ -134,8 +111,8 @@ class HandoverLayer(OpenableLayer[D]):
             rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in)
             for row in rows:
                 self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
-            if rows and self._inbox is not None:
-                self._make_room(self._inbox)
+            if rows:
+                self._make_room()
         return len(rows)
 
     def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
@@ -166,64 +143,13 @@ class HandoverLayer(OpenableLayer[D]):
             full = self._mailboxes.deliver(queue, full, item, limit)
         return full
 
-    def _owe(self, queue: str, channels: Sequence[str], item: Item) -> None:
-        """Hand a group's message over to these channels of a queue of ours: soon, if somebody waits there.
-
-        Whoever sends to a large group need not wait until all have it, and a loop is not held up for long. It is as if
-        it had been handed over at once: whatever else is delivered, or changes the group, comes after it.
-        """
-        with self._delivering:
-            loop = self._mailboxes.loop_waiting_on(queue)
-            if loop is None:
-                self._pay()
-                self._hand_over_to_group(Owed(queue, channels, item))
-                return
-            if len(self._owed) >= MOST_OWED:
-                self._pay()
-            self._owed.append(Owed(queue, channels, item))
-            if self._payer is None or self._payer.is_closed():
-                self._call(loop)
-
-    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a loop hand over what is owed."""
-        self._payer = loop
-        try:
-            if loop is running_loop():
-                loop.call_soon(self._pay_some)
-            else:
-                loop.call_soon_threadsafe(self._pay_some)
-        except RuntimeError:  # it has been closed meanwhile
-            self._pay()
-
-    def _pay_some(self) -> None:
-        with self._delivering:
-            self._payer = None
-            if self._owed:
-                queue, channels, item = self._owed.popleft()
-                if len(channels) > TURN:
-                    self._owed.appendleft(Owed(queue, channels[TURN:], item))
-                self._hand_over_to_group(Owed(queue, channels[:TURN], item))
-            if self._owed:
-                self._call(asyncio.get_running_loop())
-
-    def _pay(self) -> None:
-        """Hand over all that is owed, before anything else happens."""
-        with self._delivering:
-            self._payer = None
-            while self._owed:
-                self._hand_over_to_group(self._owed.popleft())
-
-    def _hand_over_to_group(self, owed: Owed) -> None:
-        for channel in self._hand_over(*owed, self._limit):
-            self.drops.count(channel, Reason.FULL)
-
     # From and to other processes, without the database.
 
     def _direct(self, queue: str) -> Outbox | None:
         """The way to another process that receives from this queue, if no message in the database comes before."""
         outboxes = self._outboxes
         outbox = None if outboxes is None else outboxes.find(queue)
-        return outbox if outbox is not None and self._is_first_in(queue) else None
+        return outbox if outbox is not None and self._is_empty(queue) else None
 
     def _has_inbox(self, queue: str) -> bool:
         """Whether this is the queue of a process that messages can be handed over to."""
@@ -254,8 +180,12 @@ class HandoverLayer(OpenableLayer[D]):
     def _catch_up(self) -> None:
         """Deliver what has been handed over by now, and let others hand over more if there is little room left."""
         inbox = self._inbox
-        if inbox is not None and not inbox.is_at_rest:
+        if inbox is None or inbox.is_at_rest:
+            return
+        if inbox.is_behind:
             self.take_in()
+        else:
+            self._make_room()
 
     def take_in(self) -> None:
         """Deliver what other processes have handed over, and let them hand over more."""
@@ -265,8 +195,12 @@ class HandoverLayer(OpenableLayer[D]):
             if inbox is not None:
                 self._deliver_all(inbox.collect())
                 if inbox.is_low:
-                    self._make_room(inbox)
+                    self._make_room()
                 inbox.delivered()
+
+    @abc.abstractmethod
+    def _pay(self) -> None:
+        """Hand over what is still owed to members of groups, which was sent before anything that is delivered now."""
 
     def _deliver_all(self, datagrams: Sequence[bytes]) -> None:
         now = clock.now()
@@ -283,13 +217,21 @@ class HandoverLayer(OpenableLayer[D]):
             elif handed.targets == self.options.prefix.encode():
                 self._mailboxes.clear()
 
-    def _make_room(self, inbox: Inbox) -> None:
+    def _make_room(self) -> None:
         """Let others hand over as much as fits into the mailbox of any channel of ours, whichever it is for."""
-        fullest = self._mailboxes.fullest()
-        room = NO_LIMIT
-        if self.options.enforce_capacity:
-            room = min([self.options.capacity, *self.options.channel_capacity.values()]) - fullest[1]
-        self._deliver_all(inbox.make_room(room, fullest))
+        with self._delivering:
+            inbox = self._inbox
+            if inbox is None:
+                return
+            fullest = self._mailboxes.fullest()
+            room = NO_LIMIT
+            if self.options.enforce_capacity:
+                room = min([self.options.capacity, *self.options.channel_capacity.values()]) - fullest[1]
+            datagrams = inbox.make_room(room, fullest)
+            if datagrams:
+                self._pay()
+                self._deliver_all(datagrams)
+            inbox.delivered()
 
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
