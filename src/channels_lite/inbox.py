@@ -9,6 +9,7 @@ this are under way, and none after the inbox was closed.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -17,6 +18,8 @@ import time
 
 from channels_lite.datagram import MOST_BYTES
 from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, give, new_page, path_of, remove, remove_if_dead
+
+logger = logging.getLogger("channels_lite.inbox")
 
 CLOSING = 1.0  # seconds that closing waits for a sender in another process, which may have been stopped
 
@@ -31,7 +34,10 @@ class Inbox:
 
     def __init__(self, database: str, prefix: str, owner: str) -> None:
         """Make its files; OSError where that is not possible."""
-        self._read = self._delivered = self._left = self._low = 0
+        self._read = self._delivered = 0  # how many messages
+        self._left = self._low = 0  # how many more others may send, and when it is time to let them send more
+        self._most = 0  # what was in the fullest mailbox when that was decided
+        self._held = ("", 0)
         folder = _folder(database)
         self._path = path_of(folder, prefix, owner)
         owned = os.stat(database)  # who may use the database may send
@@ -64,9 +70,23 @@ class Inbox:
         return self._left <= self._low
 
     @property
+    def left(self) -> int:
+        """How many messages more others may send."""
+        return self._left
+
+    @property
     def is_at_rest(self) -> bool:
         """Neither of both."""
         return self._page.numbers[TAKEN] == self._delivered and self._left > self._low
+
+    def hold(self, fullest: tuple[str, int]) -> None:
+        """Let it be known which mailbox has the most, a channel's or a queue's, and how much."""
+        if fullest == self._held:
+            return
+        self._held = fullest
+        self._page.hold(*fullest)
+        if fullest[1] <= self._most // 2:  # there may be more room
+            self._low = self._left
 
     def collect(self) -> list[bytes]:
         """Take everything out; call ``delivered`` when that has been delivered."""
@@ -77,33 +97,35 @@ class Inbox:
         except BlockingIOError:
             self._read += len(datagrams)
             self._left -= len(datagrams)
-            self._page.read(self._read)
+            if self._read > self._page.taken:  # the sender has been killed before it could count, or is just doing so
+                self._low = self._left
         return datagrams
 
     def delivered(self) -> None:
-        """What was collected has been delivered."""
+        """What was collected has been delivered, and what ``hold`` was told takes it into account."""
         self._delivered = self._read
+        self._page.read(self._read)
 
-    def make_room(self, room: int, fullest: tuple[str, int]) -> list[bytes]:
-        """Let others send so many messages more; returns what has come meanwhile.
+    def make_room(self, room: int, most: int) -> list[bytes]:
+        """Let others send so many messages more; returns what has come meanwhile, as ``collect``.
 
-        ``fullest`` is the channel, or the queue, that has the most in its mailbox, and how many that is.
+        ``most``: what is in the fullest mailbox.
         """
-        self._page.hold(*fullest)
+        self._most = most
         if not self._page.acquire():
-            return []  # who waits next tries again
+            self._low = self._left  # another time
+            return []
         try:
             datagrams = self.collect()  # now nothing is under way
-            self._page.read(self._page.taken)
             self._read = self._page.taken  # a sender that was killed may have sent one without counting it
-            self._left = self._page.room = max(0, room - len(datagrams))
-            self._low = self._left // 2
+            self._left = self._page.room = max(0, room - len(datagrams)) if self._page.is_open else 0
+            self._low = self._left // 2 if self._left else -1  # without room, wait until somebody receives
         finally:
             self._page.release()
         return datagrams
 
-    def close(self) -> list[bytes]:
-        """Let nobody send any more; returns what was still there. Not for a loop's thread: it waits for senders."""
+    def shut(self) -> None:
+        """Let nobody send any more. Not for a loop's thread: it waits for who is just doing so."""
         deadline = time.monotonic() + CLOSING
         while not (acquired := self._page.acquire()) and time.monotonic() < deadline:
             time.sleep(PATIENCE)
@@ -111,9 +133,6 @@ class Inbox:
         if acquired:
             self._page.room = 0
             self._page.release()
-        datagrams = self.collect()
-        self.discard()
-        return datagrams
 
     def discard(self) -> None:
         """Remove it with all that is in it, when nobody can receive any more."""
@@ -128,9 +147,18 @@ class Inbox:
     def clean(self) -> None:
         """Remove what processes that were killed have left in the folder."""
         folder = os.path.dirname(self._path)
-        for name in os.listdir(folder):
-            if name.endswith(SOCKET):
-                remove_if_dead(os.path.join(folder, name.removesuffix(SOCKET)))
+        try:
+            names = set(os.listdir(folder))
+        except FileNotFoundError:  # who knows the inbox goes on using it; others send rows
+            return
+        for name in {name.removesuffix(SOCKET) for name in names}:
+            try:
+                if name + SOCKET in names:
+                    remove_if_dead(os.path.join(folder, name))
+                else:  # a copy: the socket is made first, and removed last
+                    os.unlink(os.path.join(folder, name))
+            except OSError as error:
+                logger.debug("It cannot be told whether anybody has the inbox %s in %s: %s.", name, folder, error)
 
 
 def _folder(database: str) -> str:

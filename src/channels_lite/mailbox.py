@@ -77,6 +77,9 @@ class Mailboxes:
         self._waiting: dict[str, dict[Waiter, None]] = {}  # queue -> the same waiters, oldest first
         self._woken: dict[Waiter, None] = {}  # in no line any more, but not gone on yet; in the order of waking
         self._loops: set[asyncio.AbstractEventLoop] = set()
+        self._top, self._most = "", 0  # the name that has the most, as far as that is known without looking at all
+        self._told = ""  # the name that top() gave last
+        self.has_shrunk = False  # there is less under that name now
 
     def wait(self, channel: str, queue: str) -> Waiter:
         """Register a waiter of the running loop; it has its item at once when one is parked for the channel."""
@@ -86,7 +89,7 @@ class Mailboxes:
             if loop not in self._loops:
                 self._forget_closed_loops()
                 self._loops.add(loop)
-            self._unasked.pop(queue, None)
+            self._ask(queue)
             parked = self._parked.get(channel)
             if parked:
                 waiter.item = self._unpark(channel, parked)
@@ -140,13 +143,15 @@ class Mailboxes:
             left = [channel for channel in channels if not self._hand_over(channel, item)]
             full = [channel for channel in left if not self._park(channel, item, limit(channel))]
             if len(left) > len(full) and not counted and not self._is_received_from(queue):
-                self._unasked.setdefault(queue, deque()).append(item)
+                shared = self._unasked.setdefault(queue, deque())
+                shared.append(item)
+                self._grow(queue, len(shared))
         return full
 
     def pop(self, channel: str, queue: str) -> Item | None:
         """Take the oldest item that is parked for a channel."""
         with self._lock:
-            self._unasked.pop(queue, None)
+            self._ask(queue)
             parked = self._parked.get(channel)
             return self._unpark(channel, parked) if parked else None
 
@@ -177,7 +182,9 @@ class Mailboxes:
     def take(self, channel: str) -> list[Item]:
         """Take out all that is parked for a channel, oldest first."""
         with self._lock:
-            return list(self._parked.pop(channel, ()))
+            items = self._parked.pop(channel, ())
+            self._shrink(channel, 0)
+            return list(items)
 
     def loop_waiting_on(self, queue: str) -> asyncio.AbstractEventLoop | None:
         """An open loop in which somebody waits on this queue."""
@@ -212,25 +219,45 @@ class Mailboxes:
         with self._lock:
             return max(len(self._parked.get(channel, ())), len(self._unasked.get(queue, ())))
 
-    def fullest(self) -> tuple[str, int]:
-        """The channel that has the most parked, or the queue that nobody receives from, and how much that is."""
+    def top(self) -> tuple[str, int]:
+        """The channel that has the most parked, or the queue that nobody receives from, and how much that is.
+
+        From now on, ``has_shrunk`` says when it is less. When it is, another one may have more: see ``rank``.
+        """
+        with self._lock:
+            self.has_shrunk = False
+            self._told = self._top
+            return self._top, self._most
+
+    def rank(self) -> int:
+        """How much the one has that has the most, now that all are looked at."""
         with self._lock:
             counts = [(name, len(items)) for held in (self._unasked, self._parked) for name, items in held.items()]
-        return max(counts, key=itemgetter(1), default=("", 0))
+            self._top, self._most = max(counts, key=itemgetter(1), default=("", 0))
+            return self._most
+
+    def all_wait_in(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether nobody waits in another loop than this one, as far as is known without looking at each."""
+        return len(self._loops) == 1 and loop in self._loops
 
     def expire(self, now: int, channels: Iterable[str] | None = None) -> list[tuple[str, Item]]:
         """Throw away what has expired in the mailboxes of these channels, or in all; returns it, oldest first."""
         with self._lock:
             for queue in list(self._unasked):
-                _split(self._unasked, queue, now)
+                if _split(self._unasked, queue, now):
+                    self._shrink(queue, len(self._unasked.get(queue, ())))
             names = list(self._parked) if channels is None else channels
-            return [(channel, item) for channel in names for item in _split(self._parked, channel, now)]
+            expired = [(channel, item) for channel in names for item in _split(self._parked, channel, now)]
+            for channel, _ in expired:
+                self._shrink(channel, len(self._parked.get(channel, ())))
+            return expired
 
     def clear(self) -> None:
         """Throw all parked items away; those who wait go on waiting."""
         with self._lock:
             self._parked.clear()
             self._unasked.clear()
+            self._shrink(self._top, 0)
 
     def fail(self, error: Exception, queue: str | None = None) -> None:
         """End every waiter on this queue, or on any, with an error."""
@@ -241,8 +268,24 @@ class Mailboxes:
                     self._remove(waiter)
                     waiter.fail(error)
 
+    def _ask(self, queue: str) -> None:
+        """Somebody receives from this queue."""
+        if self._unasked.pop(queue, None) is not None:
+            self._shrink(queue, 0)
+
+    def _grow(self, name: str, count: int) -> None:
+        if count > self._most:
+            self._top, self._most = name, count
+
+    def _shrink(self, name: str, count: int) -> None:
+        if name == self._top:
+            self._most = count
+        if name == self._told:
+            self.has_shrunk = True
+
     def _unpark(self, channel: str, parked: deque[Item]) -> Item:
         item = parked.popleft()
+        self._shrink(channel, len(parked))
         if not parked:
             del self._parked[channel]
         return item
@@ -257,6 +300,7 @@ class Mailboxes:
         if parked is None:
             parked = self._parked[channel] = deque()
         parked.append(item)
+        self._grow(channel, len(parked))
         return True
 
     def _hand_over(self, channel: str, item: Item) -> bool:

@@ -13,7 +13,8 @@ from channels_lite.page import PATIENCE, SOCKET, connect, folder_of, open_page, 
 logger = logging.getLogger("channels_lite.inbox")
 
 RETRY = 1.0  # seconds after which an inbox that was not there is looked for again
-OUTBOXES = 1_000  # inboxes of others that a layer remembers
+OUTBOXES = 100  # inboxes of others that a layer has open; each takes three descriptors
+MISSING = 1_000  # owners without one that a layer remembers
 FLUSHING = 1.0  # seconds that a flush waits for a process that does not read its inbox
 
 
@@ -61,19 +62,24 @@ def flush(database: str, prefix: str, own: Collection[str]) -> None:
     """
     folder, deadline = folder_of(database), time.monotonic() + FLUSHING
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    for name in names:
-        if name in own or name.endswith(SOCKET):
-            continue
-        try:
-            outbox = Outbox(os.path.join(folder, name))
-            while not outbox.send(pack_flush(prefix), always=True):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"its process has not read it for {FLUSHING:g} s")
-                time.sleep(PATIENCE)
-        except (ConnectionRefusedError, FileNotFoundError):  # its process has ended
-            continue
-        except (OSError, ValueError) as error:
-            logger.warning("The inbox %s/%s was not flushed: %s.", folder, name, error)
+    left = {os.path.join(folder, name) for name in names if name not in own and not name.endswith(SOCKET)}
+    while left:
+        left = {path for path in left if not _flush(path, pack_flush(prefix))}
+        if left and time.monotonic() > deadline:
+            logger.warning("Not flushed, because its process does not read it: the inbox %s.", ", ".join(sorted(left)))
+            return
+        time.sleep(PATIENCE)
+
+
+def _flush(path: str, word: bytes) -> bool:
+    """Whether the inbox has got the word, or is none."""
+    try:
+        return Outbox(path).send(word, always=True)
+    except (ConnectionRefusedError, FileNotFoundError):  # its process has ended
+        return True
+    except (OSError, ValueError) as error:
+        logger.warning("The inbox %s cannot be flushed: %s.", path, error)
+        return True
 
 
 class Outboxes:
@@ -108,9 +114,12 @@ class Outboxes:
     def _open(self, owner: str) -> Outbox | None:
         if self._missing.get(owner, 0.0) > time.monotonic():
             return None
-        for known in (self._found, self._missing):
-            if len(known) >= OUTBOXES:
-                known.clear()
+        if len(self._found) >= OUTBOXES:
+            self.prune()
+        if len(self._found) >= OUTBOXES:
+            self._found.clear()
+        if len(self._missing) >= MISSING:
+            self._missing.clear()
         try:
             outbox = Outbox(self._path(owner))
         except (OSError, ValueError) as error:
@@ -119,6 +128,12 @@ class Outboxes:
         self._missing.pop(owner, None)
         return self._found.setdefault(owner, outbox)
 
+    def prune(self) -> None:
+        """Let go of those whose layers have closed them, or whose processes have ended and were cleaned up after."""
+        for owner, outbox in list(self._found.items()):
+            if not outbox.is_open or not os.path.exists(self._path(owner)):
+                self._found.pop(owner, None)
+
     def _lose(self, lost: Outbox, error: OSError) -> None:
         for owner in [owner for owner, outbox in list(self._found.items()) if outbox is lost]:
             self._found.pop(owner, None)
@@ -126,11 +141,13 @@ class Outboxes:
 
     def _miss(self, owner: str, error: Exception) -> None:
         self._missing[owner] = time.monotonic() + RETRY
-        if not isinstance(error, FileNotFoundError):
-            logger.debug("An inbox beside %s cannot be reached: %s.", self._folder, error)
+        path = self._path(owner)
         if isinstance(error, ConnectionRefusedError):
+            logger.debug("The process of the inbox %s has ended.", path)
             with contextlib.suppress(PermissionError):  # then its own user will do it
-                remove_if_dead(self._path(owner))
+                remove_if_dead(path)
+        elif not isinstance(error, FileNotFoundError):
+            logger.info("The inbox %s cannot be used, and messages for it become rows: %s.", path, error)
 
     def _path(self, owner: str) -> str:
         return path_of(self._folder, self._prefix, owner)

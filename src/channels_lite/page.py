@@ -17,6 +17,8 @@ if sys.platform != "win32":  # where there are no inboxes
 
 PATIENCE = 0.001  # seconds that a thread waits for others of its process
 
+TRIES = 20  # for the lock of a page: about 20 us, four times as long as a sender has it
+
 SOCKET = ".socket"  # the ending of a socket's name; the page has none
 SIZE = mmap.PAGESIZE
 # What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
@@ -83,20 +85,21 @@ class Page:
 
     def held(self, *names: str) -> int:
         """How much is under way, or in the mailbox of one of these if it is the one that has the most."""
+        # In this order: a receiver says first what it holds, then that it has read it.
+        under_way = max(0, self.numbers[TAKEN] - self.numbers[READ])
         number, fullest = divmod(self.numbers[FULLEST], 1 << 32)
-        most = number if fullest in [zlib.crc32(name.encode()) for name in names] else 0
-        return max(0, self.numbers[TAKEN] - self.numbers[READ]) + most
+        return under_way + (number if fullest in [zlib.crc32(name.encode()) for name in names] else 0)
 
     def acquire(self) -> bool:
         """Lock the page; False where another process has the lock, which may have been stopped with it."""
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=PATIENCE):
             return False
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.release()
-            return False
-        return True
+        for _ in range(TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        self._lock.release()
+        return False
 
     def release(self) -> None:
         """Unlock it."""
@@ -118,12 +121,13 @@ def new_page(path: str, owned: os.stat_result) -> Page:
 
 def give(path: str, owned: os.stat_result) -> None:
     """Let those use it, and nobody else, who have the rights to a file: past the umask, and to its group."""
-    mode = stat.S_IMODE(owned.st_mode) & 0o666
-    there = os.stat(path)
+    there, mode = os.stat(path), owned.st_mode & 0o666
+    if stat.S_ISDIR(there.st_mode):
+        mode |= mode >> 2 & 0o111 | there.st_mode & stat.S_ISGID
     if there.st_gid != owned.st_gid:
         with contextlib.suppress(PermissionError):  # only members of a group may give to it
             os.chown(path, -1, owned.st_gid)
-    os.chmod(path, mode | mode >> 2 & 0o111 if stat.S_ISDIR(there.st_mode) else mode)
+    os.chmod(path, mode)
 
 
 def open_page(path: str) -> Page:

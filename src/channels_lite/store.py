@@ -1,5 +1,6 @@
 """The statements of the running layer. Together with ``sql/``, all the SQL there is."""
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
@@ -225,15 +226,34 @@ def claim_own(
     return rows[0] if rows else None
 
 
-def claim_queue(execute: Execute, prefix: str, queue: str, before: Callable[[], object]) -> list[Claimed]:
+def claim_queue(
+    execute: Execute, prefix: str, queue: str, before: Callable[[], object], *, within: bool = False
+) -> list[Claimed]:
     """Take the live messages of a process-specific queue, oldest first, at most CLAIM_BATCH.
 
     ``before`` is called when it is known which ones they are, and while all others can see them yet. It delivers what
-    was handed over before them. Who sent one of them hands nothing over until it is gone.
+    was handed over before them. Who sent one of them hands nothing over until it is gone. All of it is one transaction,
+    which has begun already if this is ``within`` one: ids begin anew in a table that was emptied meanwhile.
 
     Tried without gain for a round trip between two processes: to read the messages now and remove them together with
     the next write. What takes the time is reading pages that another process has just changed.
     """
+    if not has_live(execute, prefix, queue):  # without the write lock
+        return []
+    if within:
+        return _claim_queue(execute, prefix, queue, before)
+    execute("BEGIN IMMEDIATE", ())
+    try:
+        rows = _claim_queue(execute, prefix, queue, before)
+        execute("COMMIT", ())
+    except BaseException:
+        with contextlib.suppress(Exception):  # SQLite has done it already after some errors
+            execute("ROLLBACK", ())
+        raise
+    return rows
+
+
+def _claim_queue(execute: Execute, prefix: str, queue: str, before: Callable[[], object]) -> list[Claimed]:
     last = execute(_LAST_OF_BATCH, (prefix, queue))[0][0]
     if last is None:
         return []

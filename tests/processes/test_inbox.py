@@ -119,6 +119,7 @@ async def test_a_receiver_that_does_not_receive(make, start, capacity):
         await peer.tell("fill", channel)
         accepted = int(await peer.line())
         assert await peer.line() == "done"
+        assert accepted == capacity
         assert [(await receive(layer, channel))["number"] for _ in range(accepted)] == list(range(accepted))
     assert not layer.drops.by_reason
 

@@ -108,6 +108,8 @@ class SQLiteLayer(GroupsLayer[D]):
             if self._owed and self._payer is not running_loop():
                 self._pay()
         while (parked := self._mailboxes.pop(channel, queue)) is not None:
+            if self._mailboxes.has_shrunk:
+                self._catch_up()
             if parked.expires_at <= clock.now():
                 self._expired(channel, parked)
             elif (message := self._open(channel, parked)) is not None:

@@ -164,18 +164,18 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             self._asked.discard(queue)
         self._claim(queue, execute)
 
-    def _claim(self, queue: str, execute: Execute) -> None:
+    def _claim(self, queue: str, execute: Execute, *, within: bool = False) -> None:
         """Claim for those who wait on this queue, and hand over."""
-        while self._claim_some(queue, execute):
+        while self._claim_some(queue, execute, within=within):
             pass
 
-    def _claim_some(self, queue: str, execute: Execute) -> bool:
+    def _claim_some(self, queue: str, execute: Execute, *, within: bool = False) -> bool:
         """As ``_claim``, but one batch; whether there may be more. An error is for those who wait."""
         if self._mailboxes.loop_waiting_on(queue) is None:
             return False
         try:
             if queue.endswith("!"):
-                return self._claim_all(queue, execute) == store.CLAIM_BATCH
+                return self._claim_all(queue, execute, within=within) == store.CLAIM_BATCH
             return self._claim_one(queue, execute)
         except Locked:
             raise
@@ -186,7 +186,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     def _claim_for(self, waiter: Waiter, execute: Execute, may_roll_back: bool) -> None:
         """Claim for a waiter who looks for itself. Nobody else gets what its transaction may give back."""
         if waiter.queue.endswith("!") and not may_roll_back:
-            self._claim(waiter.queue, execute)
+            self._claim(waiter.queue, execute, within=True)
         elif not waiter.woken:
             self._claim_alone(waiter, execute)
 

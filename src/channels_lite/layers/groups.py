@@ -11,6 +11,7 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.drops import Reason
+from channels_lite.errors import DatabaseBusy
 from channels_lite.layers.handover import HandoverLayer
 from channels_lite.layers.openable import D
 from channels_lite.mailbox import Item, running_loop
@@ -19,7 +20,6 @@ from channels_lite.schema import Execute
 QUEUES = 2 * store.FEW  # of a group that are looked at for whom a message can be handed over to
 GROUPS = 1_000  # whose members a layer remembers
 TURN = 1_000  # channels of a group that get a message before others have a turn in the loop: about 4 ms
-MOST_OWED = 100  # messages to groups that wait for their turn
 
 
 class Members(NamedTuple):
@@ -106,11 +106,11 @@ class GroupsLayer(HandoverLayer[D]):
         there = [queue for queue in members.others if self._direct(queue) is not None]
         if members.has_rest or len(here) < len(members.ours) or len(there) < len(members.others):
             await self._group_send(group, payload, ttl, [*here, *there])
-        for queue in there:
-            await self._send_on(queue, *members.others[queue], payload, ttl)
         item = Item(payload, clock.now() + ttl)
         for queue in here:
             self._owe(queue, members.ours[queue], item)
+        rows = [queue for queue in there if not self._send_direct(queue, members.others[queue][1], payload, ttl)]
+        await self._send_rows({queue: members.others[queue] for queue in rows}, payload, ttl)
 
     def _members(self, group: str) -> Members:
         """Those of now. They are remembered for as long as nothing changes: most groups are sent to again and again."""
@@ -136,15 +136,19 @@ class GroupsLayer(HandoverLayer[D]):
         packed = {queue: (found[queue][0], _locals(queue, found.pop(queue))) for queue in others if queue in found}
         return Members(found, packed, has_rest, state, until)
 
-    async def _send_on(self, queue: str, channel: str, targets: bytes, payload: bytes, ttl: int) -> None:
-        """Send a group's message to channels of another process: directly, or where there is no room in a row."""
-        if self._send_direct(queue, targets, payload, ttl):
-            return
-        room = self._room_in_group(channel)
-        try:
-            await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
-        except ChannelFull:
-            self.drops.count(channel, Reason.FULL)
+    async def _send_rows(self, others: dict[str, tuple[str, bytes]], payload: bytes, ttl: int) -> None:
+        """Put a group's message into the queues of processes in whose inboxes there was no room for it."""
+        failure: DatabaseBusy | None = None
+        for queue, (channel, targets) in others.items():
+            room = self._room_in_group(channel)
+            try:
+                await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
+            except ChannelFull:
+                self.drops.count(channel, Reason.FULL)
+            except DatabaseBusy as error:  # for the sender to know, when the others have been tried
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def _group_send(self, group: str, payload: bytes, ttl: int, without: Collection[str]) -> None:
         queues, considered = await self._write(
@@ -171,33 +175,27 @@ class GroupsLayer(HandoverLayer[D]):
         return self._is_empty(queue)
 
     def _owe(self, queue: str, channels: Sequence[str], item: Item) -> None:
-        """Hand a group's message over to these channels of a queue of ours: soon, if somebody waits there.
+        """Hand a group's message over to these channels of a queue of ours: soon, if all who wait are in this loop.
 
         Whoever sends to a large group need not wait until all have it, and a loop is not held up for long. It is as if
         it had been handed over at once: whatever else is delivered, or changes the group, comes after it.
         """
+        loop = running_loop()
         with self._delivering:
-            loop = self._mailboxes.loop_waiting_on(queue)
-            if loop is None:
+            if not self._mailboxes.all_wait_in(loop) or self._mailboxes.loop_waiting_on(queue) is None:
                 self._pay()
                 self._hand_over_to_group(Owed(queue, channels, item))
                 return
-            if len(self._owed) >= MOST_OWED:
-                self._pay()
+            while sum(len(owed.channels) for owed in self._owed) > TURN:
+                self._hand_over_to_group(self._owed.popleft())
             self._owed.append(Owed(queue, channels, item))
-            if self._payer is None or self._payer.is_closed():
-                self._call(loop)
+            self._call(loop)
 
-    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a loop hand over what is owed."""
-        self._payer = loop
-        try:
-            if loop is running_loop():
-                loop.call_soon(self._pay_some)
-            else:
-                loop.call_soon_threadsafe(self._pay_some)
-        except RuntimeError:  # it has been closed meanwhile
-            self._pay()
+    def _call(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Let this loop, which runs, hand over what is owed."""
+        if loop is not None and self._payer is not loop:
+            self._payer = loop
+            loop.call_soon(self._pay_some)
 
     def _pay_some(self) -> None:
         with self._delivering:
@@ -208,7 +206,7 @@ class GroupsLayer(HandoverLayer[D]):
                     self._owed.appendleft(Owed(queue, channels[TURN:], item))
                 self._hand_over_to_group(Owed(queue, channels[:TURN], item))
             if self._owed:
-                self._call(asyncio.get_running_loop())
+                self._call(running_loop())
 
     def _pay(self) -> None:
         """Hand over all that is owed, before anything else happens."""

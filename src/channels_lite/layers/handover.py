@@ -48,11 +48,14 @@ class HandoverLayer(OpenableLayer[D]):
 
     def _disconnected(self) -> None:
         self._outboxes = None
-        with self._delivering:
-            inbox, self._inbox = self._inbox, None
-            if inbox is not None:
-                self._inbox_left.detach()
-                self._deliver_all(inbox.close())
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.shut()  # it may wait, and others go on meanwhile
+            with self._delivering:
+                self.take_in()
+                self._inbox = None
+            self._inbox_left.detach()
+            inbox.discard()
 
     def _abandon(self) -> None:
         super()._abandon()
@@ -101,19 +104,29 @@ class HandoverLayer(OpenableLayer[D]):
         note.append(news)
         return True
 
-    def _claim_all(self, queue: str, execute: Execute) -> int:
+    def _claim_all(self, queue: str, execute: Execute, *, within: bool = False) -> int:
         """Claim what is in a process-specific queue, at most CLAIM_BATCH, and deliver it: how much it was.
+
+        ``within``: a transaction has been begun already.
 
         Until all is delivered nobody else delivers anything: a later claim, or a later message in the inbox, must not
         overtake.
         """
         with self._delivering:
-            rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in)
+            rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in, within=within)
             for row in rows:
                 self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
             if rows:
-                self._make_room()
+                self._take_back()
         return len(rows)
+
+    def _take_back(self) -> None:
+        """Rows have gone into mailboxes: let other processes hand over no more than there is still room for."""
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.hold(self._mailboxes.top())
+            if inbox.left > self._room_beside(self._mailboxes.top()[1]):
+                self._make_room()
 
     def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
         """Hand over to its channels what others have sent; ``now``: when it may have expired, the time.
@@ -168,9 +181,11 @@ class HandoverLayer(OpenableLayer[D]):
         except OSError as error:
             logger.info("There is no inbox beside %s (%s): messages come through the database alone.", path, error)
             return
-        self._inbox = inbox
         self._inbox_left = weakref.finalize(self, inbox.discard)
-        self.take_in()  # it lets others send
+        self._inbox = inbox
+        self._make_room()
+        inbox.clean()
+        logger.debug("Other processes hand messages over through the inbox %s beside %s.", inbox.name, path)
 
     def listen_to_inbox(self) -> socket.socket | None:
         """A socket that becomes readable when other processes have handed something over."""
@@ -180,12 +195,15 @@ class HandoverLayer(OpenableLayer[D]):
     def _catch_up(self) -> None:
         """Deliver what has been handed over by now, and let others hand over more if there is little room left."""
         inbox = self._inbox
-        if inbox is None or inbox.is_at_rest:
+        if inbox is None:
             return
-        if inbox.is_behind:
-            self.take_in()
-        else:
-            self._make_room()
+        if self._mailboxes.has_shrunk:
+            inbox.hold(self._mailboxes.top())
+        if not inbox.is_at_rest:
+            if inbox.is_behind:
+                self.take_in()
+            if inbox.is_low:
+                self._make_room()
 
     def take_in(self) -> None:
         """Deliver what other processes have handed over, and let them hand over more."""
@@ -193,16 +211,15 @@ class HandoverLayer(OpenableLayer[D]):
             self._pay()
             inbox = self._inbox
             if inbox is not None:
-                self._deliver_all(inbox.collect())
+                self._deliver_all(inbox, inbox.collect())
                 if inbox.is_low:
                     self._make_room()
-                inbox.delivered()
 
     @abc.abstractmethod
     def _pay(self) -> None:
         """Hand over what is still owed to members of groups, which was sent before anything that is delivered now."""
 
-    def _deliver_all(self, datagrams: Sequence[bytes]) -> None:
+    def _deliver_all(self, inbox: Inbox, datagrams: Sequence[bytes]) -> None:
         now = clock.now()
         for datagram in datagrams:
             try:
@@ -216,6 +233,8 @@ class HandoverLayer(OpenableLayer[D]):
                 self.drops.count(handed.queue, Reason.NO_TARGET)
             elif handed.targets == self.options.prefix.encode():
                 self._mailboxes.clear()
+        inbox.hold(self._mailboxes.top())
+        inbox.delivered()
 
     def _make_room(self) -> None:
         """Let others hand over as much as fits into the mailbox of any channel of ours, whichever it is for."""
@@ -223,21 +242,26 @@ class HandoverLayer(OpenableLayer[D]):
             inbox = self._inbox
             if inbox is None:
                 return
-            fullest = self._mailboxes.fullest()
-            room = NO_LIMIT
-            if self.options.enforce_capacity:
-                room = min([self.options.capacity, *self.options.channel_capacity.values()]) - fullest[1]
-            datagrams = inbox.make_room(room, fullest)
+            most = self._mailboxes.rank()
+            inbox.hold(self._mailboxes.top())
+            datagrams = inbox.make_room(self._room_beside(most), most)
             if datagrams:
                 self._pay()
-                self._deliver_all(datagrams)
-            inbox.delivered()
+            self._deliver_all(inbox, datagrams)
+
+    def _room_beside(self, held: int) -> int:
+        """How many messages more fit into a mailbox that holds so many, whichever channel's it is."""
+        if not self.options.enforce_capacity:
+            return NO_LIMIT
+        least: int = min([self.options.capacity, *self.options.channel_capacity.values()])
+        return least - held
 
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
         if prefix == self.options.prefix:
             self.take_in()  # and what is owed is not any more
             self._mailboxes.clear()
+            self._catch_up()
 
     def inboxes(self) -> list[str]:
         """The name of the layer's inbox, if it has one."""
@@ -259,11 +283,14 @@ class HandoverLayer(OpenableLayer[D]):
         self.take_in()  # perhaps no loop listens any more
         if self._inbox is not None:
             self._inbox.clean()
+        if self._outboxes is not None:
+            self._outboxes.prune()
         for channel, item in self._mailboxes.expire(clock.now()):
             try:
                 self._evict(execute, channel, item)
             except Locked:
                 self._expired(channel, item)  # nobody else has the item any more
+        self._catch_up()
 
     def _split(self, channel: str) -> tuple[str, str | None]:
         """A channel's queue and local part; None for the local part of a normal channel."""
