@@ -232,7 +232,9 @@ async def test_an_error_while_waking_is_the_receivers(opened: Layer, monkeypatch
     receiving = begin(opened.receive(channel))
     await until(lambda: opened._mailboxes.queues() == 1)
     with monkeypatch.context() as broken:
-        broken.setattr(store, "claim_queue", lambda *arguments: (_ for _ in ()).throw(apsw.FullError("disk full")))
+        broken.setattr(
+            store, "claim_queue", lambda *arguments, **within: (_ for _ in ()).throw(apsw.FullError("disk full"))
+        )
         results = await outcomes(begin(*(opened.send(channel, number(value)) for value in range(3))))
     assert results == [None] * 3
     assert [type(result) for result in await outcomes(receiving)] == [apsw.FullError]

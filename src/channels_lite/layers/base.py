@@ -82,7 +82,7 @@ class SQLiteLayer(GroupsLayer[D]):
         targets = None
         if local is not None:
             names = msgspec.json.encode([local])
-            if self._send_direct(queue, names, payload, milliseconds(seconds)):
+            if not own and self._send_direct(queue, names, payload, milliseconds(seconds)):
                 return
             targets = names.decode()
         try:
