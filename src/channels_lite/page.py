@@ -95,9 +95,11 @@ class Page:
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=PATIENCE):
             return False
         for _ in range(TRIES):
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
+            except BlockingIOError:
+                continue
+            return True
         self._lock.release()
         return False
 
