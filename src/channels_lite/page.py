@@ -99,6 +99,8 @@ class Page:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
+            except OSError:  # a file system without locks: then nobody sends to this inbox
+                break
             return True
         self._lock.release()
         return False
