@@ -69,10 +69,14 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
 
     # Looking. All of it runs to its end inline: a claim and its delivery cannot be torn apart.
 
+    def _spares_look(self, waiter: Waiter) -> bool:
+        # Whoever waits on the same queue in the same loop has looked, and hears of what comes.
+        others = waiter.queue[-1] == "!" and not self._mailboxes.is_first(waiter)
+        return others or super()._spares_look(waiter)
+
     def _look(self, waiter: Waiter, attempt: int) -> Item | None:
         if waiter.queue.endswith("!"):
-            if self._mailboxes.is_first(waiter):
-                self._collect(waiter.queue, loop=waiter.loop)
+            self._collect(waiter.queue, loop=waiter.loop)
             return None
         try:
             return self._claim(waiter.queue, hinted=False)

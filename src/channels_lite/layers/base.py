@@ -142,7 +142,7 @@ class SQLiteLayer(GroupsLayer[D]):
         mailboxes = self._mailboxes
         waiter = mailboxes.wait(channel, queue)  # register, then look
         try:
-            found = None if waiter.item or self._has_nothing(queue) else self._look(waiter, attempt)
+            found = None if waiter.item or self._spares_look(waiter) else self._look(waiter, attempt)
             if found is None:
                 await waiter.future
         except BaseException:
@@ -158,11 +158,9 @@ class SQLiteLayer(GroupsLayer[D]):
             return None
         return waiter.item
 
-    def _has_nothing(self, queue: str) -> bool:
-        """Whether a process-specific queue is known to be empty, so that a look can be spared."""
-        if queue[-1] != "!":
-            return False
-        return self._is_empty(queue)
+    def _spares_look(self, waiter: Waiter) -> bool:
+        """Whether a look can be spared: the waiter's queue is a process-specific one that is known to be empty."""
+        return waiter.queue[-1] == "!" and self._is_empty(waiter.queue)
 
     def _give_up(self, waiter: Waiter) -> None:
         """Take out a waiter that does not use what it was given: it goes to the next one, or back where it was."""
