@@ -197,8 +197,10 @@ class Mailboxes:
     def is_first(self, waiter: Waiter) -> bool:
         """Whether nobody else in the waiter's loop waits on its queue."""
         with self._lock:
-            others = self._waiting.get(waiter.queue, ())
-            return not any(o is not waiter and o.loop is waiter.loop for o in others)
+            for other in self._waiting.get(waiter.queue, ()):
+                if other is not waiter and other.loop is waiter.loop:
+                    return False
+            return True
 
     def waiting(self) -> dict[str, int]:
         """How many receivers wait on each queue; of a process-specific one it says 1, however many they are."""
