@@ -63,9 +63,9 @@ def flush(database: str, prefix: str, own: Collection[str]) -> None:
     folder, deadline = folder_of(database), time.monotonic() + FLUSHING
     names = os.listdir(folder) if os.path.isdir(folder) else []
     left = {os.path.join(folder, name) for name in names if name not in own and not name.endswith(SOCKET)}
-    while left:
-        left = {path for path in left if not _flush(path, pack_flush(prefix))}
-        if left and time.monotonic() > deadline:
+    word = pack_flush(prefix)
+    while left := {path for path in left if not _flush(path, word)}:
+        if time.monotonic() > deadline:
             logger.warning("Not flushed, because its process does not read it: the inbox %s.", ", ".join(sorted(left)))
             return
         time.sleep(PATIENCE)

@@ -124,8 +124,9 @@ class HandoverLayer(OpenableLayer[D]):
         """Rows have gone into mailboxes: let other processes hand over no more than there is still room for."""
         inbox = self._inbox
         if inbox is not None:
-            inbox.hold(self._mailboxes.top())
-            if inbox.left > self._room_beside(self._mailboxes.top()[1]):
+            fullest = self._mailboxes.top()
+            inbox.hold(fullest)
+            if inbox.left > self._room_beside(fullest[1]):
                 self._make_room()
 
     def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
@@ -160,13 +161,17 @@ class HandoverLayer(OpenableLayer[D]):
 
     def _direct(self, queue: str) -> Outbox | None:
         """The way to another process that receives from this queue, if no message in the database comes before."""
-        outboxes = self._outboxes
-        outbox = None if outboxes is None else outboxes.find(queue)
+        outbox = self._outbox(queue)
         return outbox if outbox is not None and self._is_empty(queue) else None
 
     def _has_inbox(self, queue: str) -> bool:
         """Whether this is the queue of a process that messages can be handed over to."""
-        return queue[-1] == "!" and self._outboxes is not None and self._outboxes.find(queue) is not None
+        return queue[-1] == "!" and self._outbox(queue) is not None
+
+    def _outbox(self, queue: str) -> Outbox | None:
+        """The way into the inbox of the process that receives from this process-specific queue, if there is one."""
+        outboxes = self._outboxes
+        return None if outboxes is None else outboxes.find(queue)
 
     def _send_direct(self, queue: str, targets: bytes, payload: bytes, ttl: int) -> bool:
         """Hand a message over to the process that receives from this queue; False where it has to go another way."""
@@ -308,7 +313,7 @@ class HandoverLayer(OpenableLayer[D]):
         queue = self._split(channel)[0]
         if queue[-1] != "!" or queue.endswith(self._own):
             return max(0, limit - self._mailboxes.held(channel, queue))
-        outbox = None if self._outboxes is None else self._outboxes.find(queue)
+        outbox = self._outbox(queue)
         return limit if outbox is None else max(0, limit - outbox.held(queue, *[channel] * (not in_group)))
 
     def _room_in_group(self, channel: str) -> int | None:
