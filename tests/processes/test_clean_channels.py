@@ -18,7 +18,8 @@ SETTINGS = """
 SECRET_KEY = "x"
 USE_TZ = True
 INSTALLED_APPS = ["channels", "channels_lite"]
-DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {path!r}}}}}
+OPTIONS = {{"timeout": 30}}  # as the writer, which leaves little room between its turns
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {path!r}, "OPTIONS": OPTIONS}}}}
 CHANNEL_LAYERS = {{"default": {{"BACKEND": "channels_lite.layers.{layer}", "CONFIG": {config!r}}}}}
 """
 
