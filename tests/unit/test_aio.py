@@ -11,12 +11,13 @@ from typing import Any
 import apsw
 import pytest
 
-from channels_lite import schema
+from channels_lite import clock, schema
 from channels_lite.apsw_database import ApswDatabase
 from channels_lite.drops import Reason
 from channels_lite.errors import LayerClosed
 from channels_lite.layers import base
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.mailbox import Item
 from tests.patience import PATIENCE, until
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
@@ -238,3 +239,13 @@ def test_a_layer_that_is_let_go(path: str) -> None:
         assert asyncio.run(use())() is None
     finally:
         gc.enable()
+
+
+async def test_what_is_parked_for_a_normal_channel_comes_first(layer: AIOSQLiteChannelLayer) -> None:
+    """A receiver gets what waits in memory to be put back before it looks at the database, unless it has expired."""
+    await layer.send("normal", {"number": 2})
+    live = Item(layer._codec.encode({"number": 1}, 60), clock.now() + 60_000)
+    for item in (live, live._replace(expires_at=1)):
+        layer._mailboxes.park("normal", item)
+    received = [await asyncio.wait_for(layer.receive("normal"), PATIENCE) for _ in range(2)]
+    assert [message["number"] for message in received] == [1, 2]

@@ -26,7 +26,7 @@ def boxes() -> Mailboxes:
 
 def is_empty(boxes: Mailboxes) -> bool:
     """Whether nothing is kept of waiters and messages that are gone."""
-    return not (boxes._parked or boxes._unasked or boxes._waiters or boxes._waiting)
+    return not (boxes._parked or boxes._unasked or boxes._waiters or boxes._waiting or boxes._apart)
 
 
 def deliver(boxes: Mailboxes, channels: str, item: Item, limit: int | None = None) -> list[str]:
@@ -44,6 +44,22 @@ def queue_of(channel: str) -> str:
     """The queue of a channel."""
     name, mark, _ = channel.partition("!")
     return name + mark
+
+
+def wait(boxes: Mailboxes, channel: str, queue: str) -> Waiter:
+    """A new waiter, for whom nothing is parked."""
+    waiter = boxes.take_or_wait(channel, queue)
+    assert isinstance(waiter, Waiter)
+    return waiter
+
+
+def pop(boxes: Mailboxes, channel: str) -> Item | None:
+    """What is parked for a channel, without waiting."""
+    found = boxes.take_or_wait(channel, queue_of(channel))
+    if isinstance(found, Item):
+        return found
+    boxes.leave(found)
+    return None
 
 
 async def served(boxes: Mailboxes, waiter: Waiter) -> Item | None:
@@ -112,12 +128,12 @@ def two_loops() -> Iterator[tuple[LoopThread, LoopThread]]:
 
 async def test_longest_waiter_first(boxes: Mailboxes) -> None:
     """Messages go to the receivers of their channel in the order in which these began to wait."""
-    other = boxes.wait("other", "other")
-    first, second = boxes.wait("x", "x"), boxes.wait("x", "x")
+    other = wait(boxes, "other", "other")
+    first, second = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     assert put(boxes, "x", A, 1)
     assert put(boxes, "x", B, 1)
     assert [await served(boxes, first), await served(boxes, second)] == [A, B]
-    assert not any((first.parked, second.parked, other.future.done()))
+    assert not other.future.done()
     boxes.leave(other)
     assert is_empty(boxes)
 
@@ -128,23 +144,19 @@ async def test_parked_in_order(boxes: Mailboxes) -> None:
         assert put(boxes, "x", item, None)
     assert boxes.held("x", "x") == 3
     for item in (A, B, C):
-        waiter = boxes.wait("x", "x")
-        assert waiter.item is item
-        assert waiter.parked
-        assert await served(boxes, waiter) is item
+        assert boxes.take_or_wait("x", "x") is item
     assert boxes.held("x", "x") == 0
     assert is_empty(boxes)
 
 
 async def test_limit(boxes: Mailboxes) -> None:
     """A full mailbox refuses; a limit is a channel's own, and a receiver that waits is served whatever is parked."""
-    reader = boxes.wait("q!reader", "q!")
+    reader = wait(boxes, "q!reader", "q!")
     assert [put(boxes, "q!x", item, 2) for item in (A, B, C)] == [True, True, False]
     assert put(boxes, "q!y", A, 1)
-    waiter = boxes.wait("q!x", "q!")
-    assert waiter.item is A
+    assert boxes.take_or_wait("q!x", "q!") is A
     assert put(boxes, "q!x", C, 2)
-    waiter = boxes.wait("q!z", "q!")
+    waiter = wait(boxes, "q!z", "q!")
     assert put(boxes, "q!z", A, 1)
     assert await served(boxes, waiter) is A
     assert boxes.held("q!x", "q!") == 2
@@ -154,7 +166,7 @@ async def test_limit(boxes: Mailboxes) -> None:
 async def test_hand_over(boxes: Mailboxes) -> None:
     """What is handed over goes to a receiver that waits; where there is none, it is neither taken nor parked."""
     assert not boxes.hand_over("x", A)
-    waiter = boxes.wait("x", "x")
+    waiter = wait(boxes, "x", "x")
     assert boxes.hand_over("x", A)
     assert not boxes.hand_over("x", B)
     assert await served(boxes, waiter) is A
@@ -166,18 +178,18 @@ async def test_one_limit_while_nobody_receives(boxes: Mailboxes) -> None:
     assert [put(boxes, f"q!{name}", Item(*A), 3) for name in "xyxz"] == [True, True, True, False]
     assert put(boxes, "r!x", A, 3)
     assert boxes.held("q!z", "q!") == 3
-    assert boxes.pop("q!nothing", "q!") is None
+    assert pop(boxes, "q!nothing") is None
     assert boxes.held("q!x", "q!") == 2
     assert boxes.held("q!z", "q!") == 0
     assert [put(boxes, "q!z", item, 3) for item in (A, B, C)] == [True, True, True]
     assert not put(boxes, "q!y", B, 3)
-    boxes.leave(boxes.wait("q!nothing", "q!"))
+    boxes.leave(wait(boxes, "q!nothing", "q!"))
     assert put(boxes, "q!y", B, 3)
 
 
 async def test_no_shared_limit_while_somebody_waits(boxes: Mailboxes) -> None:
     """While a receiver waits on one channel of a queue, each of the others has a limit of its own."""
-    waiter = boxes.wait("q!reader", "q!")
+    waiter = wait(boxes, "q!reader", "q!")
     assert [put(boxes, f"q!{name}", A, 1) for name in "xyz"] == [True, True, True]
     assert not put(boxes, "q!x", B, 1)
     boxes.leave(waiter)
@@ -191,26 +203,26 @@ async def test_a_groups_message_counts_once(boxes: Mailboxes) -> None:
     assert boxes.held("q!x", "q!") == 1
     assert deliver(boxes, "q!x q!y", B, 2) == []
     assert deliver(boxes, "q!z q!new", C, 2) == ["q!z", "q!new"]
-    assert [boxes.pop(f"q!{name}", "q!") for name in "xyzxyz"] == [A, A, A, B, B, None]
+    assert [pop(boxes, f"q!{name}") for name in "xyzxyz"] == [A, A, A, B, B, None]
     assert is_empty(boxes)
 
 
 async def test_delivery_to_some(boxes: Mailboxes) -> None:
     """A full channel keeps its siblings from nothing; those who wait are served and the others have it parked."""
-    waiter = boxes.wait("q!waits", "q!")
+    waiter = wait(boxes, "q!waits", "q!")
     assert put(boxes, "q!full", A, 1)
     assert deliver(boxes, "q!full q!waits q!idle", B, 1) == ["q!full"]
     assert await served(boxes, waiter) is B
-    assert [boxes.pop(f"q!{name}", "q!") for name in ("full", "idle", "waits")] == [A, B, None]
+    assert [pop(boxes, f"q!{name}") for name in ("full", "idle", "waits")] == [A, B, None]
     assert is_empty(boxes)
 
 
-async def test_pop(boxes: Mailboxes) -> None:
+async def test_take(boxes: Mailboxes) -> None:
     """The oldest parked message of a channel is taken, and nobody else's."""
     deliver(boxes, "q!x q!y", A)
     put(boxes, "q!x", B, None)
-    assert [boxes.pop("q!x", "q!") for _ in range(3)] == [A, B, None]
-    assert boxes.pop("q!y", "q!") is A
+    assert [pop(boxes, "q!x") for _ in range(3)] == [A, B, None]
+    assert pop(boxes, "q!y") is A
     assert is_empty(boxes)
 
 
@@ -225,7 +237,7 @@ async def test_expire(boxes: Mailboxes) -> None:
     assert boxes.expire(9) == []
     assert boxes.expire(20, ["q!x", "none"]) == [("q!x", OLD), ("q!x", SAME)]
     assert sorted(boxes.expire(19)) == [("q!y", OLD), ("r!x", OLD)]
-    assert [boxes.pop("q!x", "q!") for _ in range(3)] == [NEW, NEW, None]
+    assert [pop(boxes, "q!x") for _ in range(3)] == [NEW, NEW, None]
     assert boxes.expire(20) == [("r!x", SAME)]
     assert is_empty(boxes)
 
@@ -244,7 +256,7 @@ async def test_refused_leaves_nothing(boxes: Mailboxes) -> None:
     """A message that a mailbox without room refuses leaves no trace of its channel."""
     assert not put(boxes, "x", A, 0)
     assert is_empty(boxes)
-    reader = boxes.wait("q!reader", "q!")
+    reader = wait(boxes, "q!reader", "q!")
     put(boxes, "q!full", A, 1)
     boxes.leave(reader)
     assert not put(boxes, "q!full", B, 1)
@@ -253,7 +265,7 @@ async def test_refused_leaves_nothing(boxes: Mailboxes) -> None:
 
 async def test_hint(boxes: Mailboxes) -> None:
     """A hint wakes as many receivers as it says, longest waiting first, and hands over nothing."""
-    waiters = [boxes.wait("x", "x") for _ in range(3)]
+    waiters = [wait(boxes, "x", "x") for _ in range(3)]
     boxes.wake("y")
     boxes.wake("x", 0)
     assert not any(waiter.woken for waiter in waiters)
@@ -267,18 +279,18 @@ async def test_hint(boxes: Mailboxes) -> None:
 
 async def test_woken_is_not_served_twice(boxes: Mailboxes) -> None:
     """A receiver that has a hint or a message is passed over, until it waits anew."""
-    hinted, second = boxes.wait("x", "x"), boxes.wait("x", "x")
+    hinted, second = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     boxes.wake("x")
     put(boxes, "x", A, None)
     put(boxes, "x", B, None)
     assert [await served(boxes, hinted), await served(boxes, second)] == [None, A]
-    assert await served(boxes, boxes.wait("x", "x")) is B
+    assert boxes.take_or_wait("x", "x") is B
     assert is_empty(boxes)
 
 
 async def test_abandoned_before_anything(boxes: Mailboxes) -> None:
     """A receiver cancelled while it waits leaves nothing, and the next message goes to the others."""
-    gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
+    gone, stays = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     boxes.abandon(gone)
     put(boxes, "x", A, None)
     assert await served(boxes, stays) is A
@@ -287,7 +299,7 @@ async def test_abandoned_before_anything(boxes: Mailboxes) -> None:
 
 async def test_abandoned_with_a_message(boxes: Mailboxes) -> None:
     """The message of a cancelled receiver goes to the one that waits next."""
-    gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
+    gone, stays = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     put(boxes, "x", A, None)
     gone.future.cancel()
     boxes.abandon(gone)
@@ -297,38 +309,27 @@ async def test_abandoned_with_a_message(boxes: Mailboxes) -> None:
 
 async def test_abandoned_with_a_message_and_nobody_else(boxes: Mailboxes) -> None:
     """The message of a cancelled receiver is parked in front of those that came later."""
-    gone = boxes.wait("x!", "x!")
+    gone = wait(boxes, "x!", "x!")
     put(boxes, "x!", A, None)
     put(boxes, "x!", B, None)
     boxes.abandon(gone)
-    assert [await served(boxes, boxes.wait("x!", "x!")) for _ in range(2)] == [A, B]
-    unparked = boxes.wait("x!", "x!")
-    boxes.leave(unparked)
-    assert is_empty(boxes)
-
-
-async def test_abandoned_with_a_parked_message(boxes: Mailboxes) -> None:
-    """A receiver cancelled with a message out of the mailbox puts it back where it was."""
-    put(boxes, "x!", A, None)
-    put(boxes, "x!", B, None)
-    boxes.abandon(boxes.wait("x!", "x!"))
-    assert [await served(boxes, boxes.wait("x!", "x!")) for _ in range(2)] == [A, B]
+    assert [boxes.take_or_wait("x!", "x!") for _ in range(2)] == [A, B]
     assert is_empty(boxes)
 
 
 async def test_abandoned_on_a_normal_channel(boxes: Mailboxes) -> None:
     """A message of a normal channel that nobody here takes is said to be parked: another process may want it."""
-    gone = boxes.wait("x", "x")
+    gone = wait(boxes, "x", "x")
     put(boxes, "x", A, None)
     assert boxes.abandon(gone)
-    assert not boxes.abandon(boxes.wait("y", "y"))
+    assert not boxes.abandon(wait(boxes, "y", "y"))
     assert boxes.take("x") == [A]
     assert boxes.take("x") == []
-    gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
+    gone, stays = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     put(boxes, "x", A, None)
     assert not boxes.abandon(gone)
     assert await served(boxes, stays) is A
-    gone = boxes.wait("x!a", "x!")
+    gone = wait(boxes, "x!a", "x!")
     put(boxes, "x!a", A, None)
     assert not boxes.abandon(gone)
     assert boxes.take("x!a") == [A]
@@ -337,7 +338,7 @@ async def test_abandoned_on_a_normal_channel(boxes: Mailboxes) -> None:
 
 async def test_nothing_for_those_who_fail(boxes: Mailboxes) -> None:
     """Between the layer's closing and the end of a receiver, no message is handed to it."""
-    waiter = boxes.wait("x", "x")
+    waiter = wait(boxes, "x", "x")
     boxes.fail(RuntimeError("closed"))
     assert boxes.loop_waiting_on("x") is None
     assert not boxes.hand_over("x", A)
@@ -349,9 +350,9 @@ async def test_nothing_for_those_who_fail(boxes: Mailboxes) -> None:
 
 async def test_nudge(boxes: Mailboxes) -> None:
     """A nudge lets those look who look for themselves, on this queue, and nobody else."""
-    waiters = [boxes.wait("x!a", "x!"), boxes.wait("x!b", "x!"), boxes.wait("x!c", "x!"), boxes.wait("y", "y")]
+    waiters = [wait(boxes, "x!a", "x!"), wait(boxes, "x!b", "x!"), wait(boxes, "x!c", "x!"), wait(boxes, "y", "y")]
     for waiter in (waiters[0], waiters[1], waiters[3]):
-        waiter.apart = True
+        boxes.set_apart(waiter)
     boxes.nudge("x!")
     boxes.nudge("nobody")
     assert [waiter.woken for waiter in waiters] == [True, True, False, False]
@@ -364,36 +365,35 @@ async def test_park(boxes: Mailboxes) -> None:
     """What is parked is the next to be received, before what was parked earlier."""
     boxes.park("x", B)
     boxes.park("x", A)
-    assert [await served(boxes, boxes.wait("x", "x")) for _ in range(2)] == [A, B]
+    assert [boxes.take_or_wait("x", "x") for _ in range(2)] == [A, B]
     assert is_empty(boxes)
 
 
 async def test_abandoned_with_a_hint(boxes: Mailboxes) -> None:
     """The hint that woke a cancelled receiver wakes the next one; without one it is not needed."""
-    gone, stays = boxes.wait("x", "x"), boxes.wait("x", "x")
+    gone, stays = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     boxes.wake("x")
     gone.future.cancel()
     boxes.abandon(gone)
     assert await served(boxes, stays) is None
-    boxes.abandon(boxes.wait("x", "x"))
+    boxes.abandon(wait(boxes, "x", "x"))
     assert is_empty(boxes)
 
 
 async def test_leave_twice(boxes: Mailboxes) -> None:
-    """Leaving is harmless when it was done already, or was never needed."""
-    waiter = boxes.wait("x", "x")
+    """Leaving is harmless when it was done already."""
+    waiter, served = wait(boxes, "x", "x"), wait(boxes, "y", "y")
     put(boxes, "y", A, None)
-    unparked = boxes.wait("y", "y")
     for _ in range(2):
         boxes.leave(waiter)
-        boxes.leave(unparked)
+        boxes.leave(served)
     assert is_empty(boxes)
 
 
 async def test_waiting(boxes: Mailboxes) -> None:
     """Receivers are counted for each queue until they are woken; of a process-specific queue one stands for all."""
     for channel, queue in (("x", "x"), ("x", "x"), ("y", "y"), ("q!1", "q!"), ("q!2", "q!"), ("q!2", "q!")):
-        boxes.wait(channel, queue)
+        wait(boxes, channel, queue)
     assert boxes.waiting() == {"x": 2, "y": 1, "q!": 1}
     for channel in ("x", "y", "q!1"):
         boxes.wake(channel)
@@ -403,24 +403,21 @@ async def test_waiting(boxes: Mailboxes) -> None:
     assert boxes.has_waiters(asyncio.get_running_loop())
 
 
-async def test_is_first(boxes: Mailboxes) -> None:
-    """A receiver is the first of its queue in its loop while those before it have been woken."""
-    one = boxes.wait("q!1", "q!")
-    assert boxes.is_first(one)
-    two = boxes.wait("q!2", "q!")
-    elsewhere = boxes.wait("r!1", "r!")
-    assert not boxes.is_first(two)
-    assert boxes.is_first(elsewhere)
+async def test_follows(boxes: Mailboxes) -> None:
+    """A receiver follows another one of its queue in its loop, unless those before it have been woken."""
+    one, two, elsewhere = wait(boxes, "q!1", "q!"), wait(boxes, "q!2", "q!"), wait(boxes, "r!1", "r!")
+    assert (one.follows, two.follows, elsewhere.follows) == (False, True, False)
     boxes.wake("q!1")
-    assert boxes.is_first(two)
-    boxes.leave(one)
-    assert boxes.is_first(two)
+    assert wait(boxes, "q!3", "q!").follows
+    boxes.wake("q!2")
+    boxes.wake("q!3")
+    assert not wait(boxes, "q!4", "q!").follows
 
 
 async def test_loop_waiting_on(boxes: Mailboxes) -> None:
     """The loop of somebody who waits on a queue and has not been woken, if there is one."""
     assert boxes.loop_waiting_on("q!") is None
-    waiter = boxes.wait("q!1", "q!")
+    waiter = wait(boxes, "q!1", "q!")
     assert boxes.loop_waiting_on("q!") is asyncio.get_running_loop()
     assert boxes.loop_waiting_on("r!") is None
     boxes.wake("q!1")
@@ -430,7 +427,7 @@ async def test_loop_waiting_on(boxes: Mailboxes) -> None:
 
 async def test_fail(boxes: Mailboxes) -> None:
     """fail() ends every receiver that waits with the error, but none that has been served."""
-    waiting, has_one = boxes.wait("x", "x"), boxes.wait("y", "y")
+    waiting, has_one = wait(boxes, "x", "x"), wait(boxes, "y", "y")
     put(boxes, "y", A, None)
     boxes.fail(ValueError("closed"))
     with pytest.raises(ValueError, match="closed"):
@@ -444,7 +441,7 @@ async def test_second_try_of_a_delivery(boxes: Mailboxes) -> None:
     """A group's message that is delivered again, where there was no room at first, still counts once."""
     put(boxes, "q!full", OLD, 2)
     put(boxes, "q!full", OLD, 2)
-    boxes.leave(boxes.wait("q!reader", "q!"))
+    boxes.leave(wait(boxes, "q!reader", "q!"))
     put(boxes, "q!idle", SAME, 2)
     assert deliver(boxes, "q!idle q!full", NEW, 2) == ["q!full"]
     boxes.expire(10, ["q!full"])
@@ -454,11 +451,11 @@ async def test_second_try_of_a_delivery(boxes: Mailboxes) -> None:
 
 async def test_clear(boxes: Mailboxes) -> None:
     """Clearing throws parked messages away, and receivers go on waiting."""
-    waiter = boxes.wait("x", "x")
+    waiter = wait(boxes, "x", "x")
     put(boxes, "y", A, None)
     boxes.clear()
     assert boxes.held("y", "y") == 0
-    assert boxes.pop("y", "y") is None
+    assert pop(boxes, "y") is None
     put(boxes, "x", B, None)
     assert await served(boxes, waiter) is B
     assert is_empty(boxes)
@@ -467,8 +464,8 @@ async def test_clear(boxes: Mailboxes) -> None:
 def test_closed_loop_is_passed_over(boxes: Mailboxes, new_loop: NewLoop) -> None:
     """A receiver whose loop was closed under it gets neither messages nor hints; the next one does."""
     closed, here = new_loop(), new_loop()
-    run(closed, boxes.wait, "x", "x")
-    waiters = [run(here, boxes.wait, "x", "x") for _ in range(2)]
+    run(closed, wait, boxes, "x", "x")
+    waiters = [run(here, wait, boxes, "x", "x") for _ in range(2)]
     closed.close()
     put(boxes, "x", A, None)
     boxes.wake("x")
@@ -480,12 +477,11 @@ def test_closed_loop_is_forgotten(boxes: Mailboxes, new_loop: NewLoop) -> None:
     """The receivers of a closed loop are forgotten when another loop comes, and their messages parked in order."""
     closed, here = new_loop(), new_loop()
     for channel in ("x", "x", "y"):
-        run(closed, boxes.wait, channel, channel)
+        run(closed, wait, boxes, channel, channel)
     for item in (A, B, C):
         put(boxes, "x", item, None)
     closed.close()
-    waiters = [run(here, boxes.wait, "x", "x") for _ in range(3)]
-    assert [run(here, served, boxes, waiter) for waiter in waiters] == [A, B, C]
+    assert [run(here, boxes.take_or_wait, "x", "x") for _ in range(3)] == [A, B, C]
     assert not boxes.has_waiters(closed)
     assert boxes._loops == {here}
     assert is_empty(boxes)
@@ -495,31 +491,30 @@ def test_message_of_a_closed_loop_goes_to_a_waiter(boxes: Mailboxes, new_loop: N
     """Messages for a closed loop go on to a receiver that waits elsewhere, the oldest first."""
     closed, here = new_loop(), new_loop()
     for _ in range(2):
-        run(closed, boxes.wait, "x", "x")
-    waiter = run(here, boxes.wait, "x", "x")
+        run(closed, wait, boxes, "x", "x")
+    waiter = run(here, wait, boxes, "x", "x")
     for item in (A, B):
         put(boxes, "x", item, None)
     closed.close()
-    run(new_loop(), boxes.wait, "other", "other")  # a new loop: now closed ones are looked for
+    run(new_loop(), wait, boxes, "other", "other")  # a new loop: now closed ones are looked for
     assert run(here, served, boxes, waiter) is A
-    assert run(here, served, boxes, run(here, boxes.wait, "x", "x")) is B
+    assert run(here, boxes.take_or_wait, "x", "x") is B
 
 
 def test_closed_loop_is_forgotten_and_its_task_thrown_away(boxes: Mailboxes, new_loop: NewLoop) -> None:
     """What a closed loop's receiver had is given on once, though its task is thrown away only afterwards."""
     closed, here = new_loop(), new_loop()
-    late = run(closed, boxes.wait, "x", "x")
-    hinted = run(closed, boxes.wait, "y", "y")
+    late = run(closed, wait, boxes, "x", "x")
+    hinted = run(closed, wait, boxes, "y", "y")
     put(boxes, "x", A, None)
     boxes.wake("y")
     closed.close()
-    waiter = run(here, boxes.wait, "x", "x")
-    others = [run(here, boxes.wait, "y", "y") for _ in range(2)]
+    assert run(here, boxes.take_or_wait, "x", "x") is A
+    others = [run(here, wait, boxes, "y", "y") for _ in range(2)]
     for gone in (late, hinted):
         boxes.abandon(gone)
-    assert run(here, served, boxes, waiter) is A
     assert not any(other.woken for other in others)
-    assert boxes.pop("x", "x") is None
+    assert boxes.held("x", "x") == 0
 
 
 def test_a_receiver_that_the_garbage_collector_ends(boxes: Mailboxes, new_loop: NewLoop) -> None:
@@ -527,7 +522,7 @@ def test_a_receiver_that_the_garbage_collector_ends(boxes: Mailboxes, new_loop: 
     closed = new_loop()
 
     async def receive() -> None:
-        waiter = boxes.wait("x!y", "x!")
+        waiter = wait(boxes, "x!y", "x!")
         try:
             await waiter.future
         finally:
@@ -540,31 +535,31 @@ def test_a_receiver_that_the_garbage_collector_ends(boxes: Mailboxes, new_loop: 
     begun = [closed.create_task(receive())]
     run(closed, asyncio.sleep, 0)
     closed.close()
-    run(new_loop(), boxes.wait, "other", "other")  # a new loop: now closed ones are forgotten
+    run(new_loop(), wait, boxes, "other", "other")  # a new loop: now closed ones are forgotten
     gone = weakref.ref(begun.pop())
     delivery = threading.Thread(target=boxes.deliver, args=("x!", ["x!y"], A, collect), daemon=True)
     delivery.start()
     delivery.join(PATIENCE)
     assert not delivery.is_alive()
     assert gone() is None
-    assert boxes.pop("x!y", "x!") is A
+    assert run(new_loop(), pop, boxes, "x!y") is A
 
 
 def test_hint_of_a_closed_loop_goes_to_a_waiter(boxes: Mailboxes, new_loop: NewLoop) -> None:
     """A hint spent on a closed loop is given on as well: no other commit may ever bring a second one."""
     closed, here = new_loop(), new_loop()
-    run(closed, boxes.wait, "x", "x")
-    waiter = run(here, boxes.wait, "x", "x")
+    run(closed, wait, boxes, "x", "x")
+    waiter = run(here, wait, boxes, "x", "x")
     boxes.wake("x")
     closed.close()
-    run(new_loop(), boxes.wait, "other", "other")  # a new loop: now closed ones are looked for
+    run(new_loop(), wait, boxes, "other", "other")  # a new loop: now closed ones are looked for
     assert waiter.woken
 
 
 def test_two_loops(boxes: Mailboxes, two_loops: tuple[LoopThread, LoopThread]) -> None:
     """Receivers in two loops and threads are served from a third, each in its own loop, in the order they came."""
     one, two = two_loops
-    waiters = [loop.run(boxes.wait, "x", "x") for loop in (one, two, one, two)]
+    waiters = [loop.run(wait, boxes, "x", "x") for loop in (one, two, one, two)]
     for item in (A, B, C):
         assert put(boxes, "x", item, None)
     boxes.wake("x")
@@ -573,20 +568,20 @@ def test_two_loops(boxes: Mailboxes, two_loops: tuple[LoopThread, LoopThread]) -
     assert is_empty(boxes)
 
 
-def test_is_first_counts_its_own_loop(boxes: Mailboxes, two_loops: tuple[LoopThread, LoopThread]) -> None:
-    """Each loop has a first receiver of a queue; it cannot rely on the other loop's to look in time."""
-    one, two = (loop.run(boxes.wait, "q!1", "q!") for loop in two_loops)
-    assert boxes.is_first(one)
-    assert boxes.is_first(two)
+def test_nobody_follows_another_loops_receiver(boxes: Mailboxes, two_loops: tuple[LoopThread, LoopThread]) -> None:
+    """A receiver cannot rely on another loop's to look in time."""
+    one, two = (loop.run(wait, boxes, "q!1", "q!") for loop in two_loops)
+    assert not one.follows
+    assert not two.follows
     assert boxes.has_waiters(two.loop)
 
 
 def test_fail_reaches_all_loops(boxes: Mailboxes, new_loop: NewLoop, two_loops: tuple[LoopThread, LoopThread]) -> None:
     """An error ends the receivers of every loop, and those of a closed one do not stand in the way."""
     closed = new_loop()
-    run(closed, boxes.wait, "x", "x")
+    run(closed, wait, boxes, "x", "x")
     closed.close()
-    waiters = [loop.run(boxes.wait, "x", "x") for loop in two_loops]
+    waiters = [loop.run(wait, boxes, "x", "x") for loop in two_loops]
     boxes.fail(ValueError("closed"))
     for loop, waiter in zip(two_loops, waiters, strict=True):
         with pytest.raises(ValueError, match="closed"):
@@ -600,8 +595,8 @@ def test_many_from_many_threads(boxes: Mailboxes, two_loops: tuple[LoopThread, L
 
     async def receive(into: list[bytes]) -> None:
         while True:
-            waiter = boxes.wait("x", "x")
-            item = await served(boxes, waiter)
+            found = boxes.take_or_wait("x", "x")
+            item = await served(boxes, found) if isinstance(found, Waiter) else found
             if item is None:
                 continue
             if item.payload == b"end":
@@ -632,7 +627,7 @@ def test_many_from_many_threads(boxes: Mailboxes, two_loops: tuple[LoopThread, L
 
 async def test_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
     """A receiver that found a message by itself gives a hint on that came meanwhile: it is for another message."""
-    finder, other = boxes.wait("x", "x"), boxes.wait("x", "x")
+    finder, other = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     boxes.wake("x")
     assert finder.woken
     boxes.abandon(finder)
@@ -642,7 +637,7 @@ async def test_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
 
 async def test_no_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
     """A receiver that found a message by itself wakes nobody when no hint came."""
-    finder, other = boxes.wait("x", "x"), boxes.wait("x", "x")
+    finder, other = wait(boxes, "x", "x"), wait(boxes, "x", "x")
     boxes.abandon(finder)
     assert not other.woken
     boxes.leave(other)

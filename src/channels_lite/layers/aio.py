@@ -71,8 +71,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
 
     def _spares_look(self, waiter: Waiter) -> bool:
         # Whoever waits on the same queue in the same loop has looked, and hears of what comes.
-        others = waiter.queue[-1] == "!" and not self._mailboxes.is_first(waiter)
-        return others or super()._spares_look(waiter)
+        return (waiter.follows and waiter.queue[-1] == "!") or super()._spares_look(waiter)
 
     def _look(self, waiter: Waiter, attempt: int) -> Item | None:
         if waiter.queue.endswith("!"):

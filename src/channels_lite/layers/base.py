@@ -11,11 +11,11 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.drops import Reason
-from channels_lite.errors import ForeignChannel, InvalidMessage, UndecodableMessage
+from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
 from channels_lite.keeper import trim_all
 from channels_lite.layers.groups import GroupsLayer, milliseconds
 from channels_lite.layers.handover import ADDRESSES
-from channels_lite.layers.openable import D
+from channels_lite.layers.openable import WAITING, D
 from channels_lite.mailbox import Item, Waiter, running_loop
 from channels_lite.schema import Execute
 
@@ -97,69 +97,79 @@ class SQLiteLayer(GroupsLayer[D]):
 
         Raises TypeError for a bad name, ForeignChannel for a process-specific channel of another process, LayerClosed.
         """
-        queue, local, own = self._address(channel)
-        if local is not None and not own:
-            raise ForeignChannel(
-                f"The channel {channel} belongs to another process or layer; "
-                f"this one receives from the channels that its own new_channel() made."
-            )
-        if own:
-            self._catch_up()
-            if self._owed and self._payer is not running_loop():
-                self._pay()
-        while (parked := self._mailboxes.pop(channel, queue)) is not None:
-            if self._mailboxes.has_shrunk:
-                self._catch_up()
-            if parked.expires_at <= clock.now():
-                self._expired(channel, parked)
-            elif (message := self._open(channel, parked)) is not None:
-                return message
-        return await self._wait(channel, queue)
-
-    async def _wait(self, channel: str, queue: str) -> dict[str, Any]:
-        """As receive(), for a channel for which nothing is parked."""
-        closings = self._closings
-        source = self._database or await self._ready()
-        self._check_open(closings)
-        if self._watchers.listen(source):
-            self._empty.clear()
-        attempt = 0
+        queue, _, own = self._receivable(channel)
+        if self._owed and self._payer is not running_loop():
+            self._pay()
+        closings, attempt = self._closings, 0
+        # All in this coroutine: each one more would take every waiting receiver 0.1 us and half a kilobyte.
         while True:
-            self._check_open(closings)
-            item = await self._next(channel, queue, attempt)
+            if self._database is None:
+                await self._ready()
+            if self._closings != closings:
+                raise LayerClosed(WAITING)
+            item = None if own else self._at_once(queue, attempt)
+            if item is None:
+                waiter = self._mailboxes.take_or_wait(channel, queue)
+                if isinstance(waiter, Item):
+                    item = self._live(channel, waiter)
+                else:
+                    try:
+                        item = self._missed(waiter, attempt)
+                        if item is None:
+                            await waiter.future
+                    except BaseException:
+                        self._give_up(waiter)
+                        raise
+                    # From here to the caller, nothing is awaited.
+                    item = self._leave(waiter, item)
             message = None if item is None else self._open(channel, item)
             if message is not None:
                 return message
             attempt += 1
 
-    async def _next(self, channel: str, queue: str, attempt: int) -> Item | None:
-        """One wait: a message, or None when it is time to look again."""
-        if attempt or queue in self._told:  # there was a hint, which is mostly true
-            taken = None if queue.endswith("!") else self._take(queue)
-            if taken is not None:
-                return taken
+    def _receivable(self, channel: str) -> Address:
+        """The address of a channel that this process can receive from."""
+        address = self._address(channel)
+        if address.local is not None and not address.own:
+            raise ForeignChannel(
+                f"The channel {channel} belongs to another process or layer; "
+                f"this one receives from the channels that its own new_channel() made."
+            )
+        return address
+
+    def _at_once(self, queue: str, attempt: int) -> Item | None:
+        """A message of a normal channel, if there was a hint, which is mostly true, and nothing parked comes first."""
+        if (not attempt and queue not in self._told) or self._mailboxes.held(queue, queue):
+            return None
+        item = self._take(queue)
+        if item is None:
             self._told.discard(queue)
-        mailboxes = self._mailboxes
-        waiter = mailboxes.wait(channel, queue)  # register, then look
-        try:
-            found = None if waiter.item or self._spares_look(waiter) else self._look(waiter, attempt)
-            if found is None:
-                await waiter.future
-        except BaseException:
-            self._give_up(waiter)
-            raise
-        # From here to the caller, nothing is awaited.
+        return item
+
+    def _live(self, channel: str, parked: Item) -> Item | None:
+        """What was taken out of a mailbox, unless it has expired there."""
+        self._catch_up()  # there is room for one more
+        if parked.expires_at > clock.now():
+            return parked
+        self._expired(channel, parked)
+        return None
+
+    def _missed(self, waiter: Waiter, attempt: int) -> Item | None:
+        """Look for what a new waiter may have missed, as ``_look``, if there can be anything."""
+        return None if self._spares_look(waiter) else self._look(waiter, attempt)
+
+    def _leave(self, waiter: Waiter, found: Item | None) -> Item | None:
+        """End a wait: what was found, or else what the waiter was given; None when it is time to look again."""
         if found is not None:
             self._give_up(waiter)
             return found
-        mailboxes.leave(waiter)
-        if waiter.item is not None and waiter.parked and waiter.item.expires_at <= clock.now():
-            self._expired(channel, waiter.item)
-            return None
+        self._mailboxes.leave(waiter)
         return waiter.item
 
     def _spares_look(self, waiter: Waiter) -> bool:
         """Whether a look can be spared: the waiter's queue is a process-specific one that is known to be empty."""
+        if not waiter.follows and self._database is not None and self._watchers.listen(self._database):
+            self._empty.clear()
         return waiter.queue[-1] == "!" and self._is_empty(waiter.queue)
 
     def _give_up(self, waiter: Waiter) -> None:

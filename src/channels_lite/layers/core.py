@@ -125,7 +125,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         return None
 
     def _look_from_caller(self, database: DjangoDatabase, waiter: Waiter) -> None:
-        waiter.apart = True
+        self._mailboxes.set_apart(waiter)
         self._start(self._claim_from_caller(database, waiter))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
