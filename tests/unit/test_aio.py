@@ -249,3 +249,16 @@ async def test_what_is_parked_for_a_normal_channel_comes_first(layer: AIOSQLiteC
         layer._mailboxes.park("normal", item)
     received = [await asyncio.wait_for(layer.receive("normal"), PATIENCE) for _ in range(2)]
     assert [message["number"] for message in received] == [1, 2]
+
+
+async def test_a_receiver_that_comes_while_the_layer_is_being_closed(layer: AIOSQLiteChannelLayer) -> None:
+    """It ends as those that came before do: the database that it would listen to is gone in a moment."""
+    await layer.send("other", {"type": "x"})
+    with layer._opening:  # the closing cannot go on
+        closing = asyncio.create_task(layer.close())
+        await asyncio.sleep(0)
+        receiving = asyncio.create_task(layer.receive("normal"))
+        await until(lambda: layer._mailboxes.queues() == 1)
+    await closing
+    with pytest.raises(LayerClosed):
+        await asyncio.wait_for(receiving, PATIENCE)

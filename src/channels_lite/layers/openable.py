@@ -122,17 +122,21 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         May be called more than once; the next use opens the database again.
         """
         self._closings += 1
-        self._mailboxes.fail(LayerClosed(WAITING))
-        self._watchers.stop()
+        self._end_waits()
         if self._database is not None or self._opening.locked():
             await asyncio.to_thread(self._closed)
 
     def _closed(self) -> None:
         with self._opening:
             database, self._database = self._database, None
+            self._end_waits()  # those that have begun meanwhile
             self._disconnected()
         if database is not None:
             release(database, self)
+
+    def _end_waits(self) -> None:
+        self._mailboxes.fail(LayerClosed(WAITING))
+        self._watchers.stop()
 
     def _check_open(self, closings: int) -> None:
         if self._closings != closings:
