@@ -11,20 +11,18 @@ from tests.benchmarks.effort import Effort
 from tests.benchmarks.sheet import Sheet
 
 RECEIVERS = 1_000
-ROUNDS = 3  # at most: they are long, and these figures hardly differ from round to round
 SECONDS = 20  # of waiting in a round
 SETTLED = 2.0  # seconds until all of them wait, and what their start began has ended
 
 
 async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """The part of a core that each process uses, and what one receiver adds to its memory."""
-    rounds = min(effort.rounds, ROUNDS)
-    await _processor(sheet, contenders, folder, rounds, effort.share)
-    for _ in range(rounds):  # nothing to warm up: each has new processes
+    await _processor(sheet, contenders, folder, effort)
+    for _ in range(effort.rounds):  # nothing to warm up: each has new processes
         await asyncio.gather(*(_memory(sheet, one, f"{folder}/{one.slug}", effort.share) for one in contenders))
 
 
-async def _processor(sheet: Sheet, contenders: Sequence[Contender], folder: str, rounds: int, share: float) -> None:
+async def _processor(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """All wait side by side: processor time does not grow with what others use, and long rounds show rare work too."""
     async with contextlib.AsyncExitStack() as stack:
         ready: list[tuple[Contender, Member]] = []
@@ -33,10 +31,11 @@ async def _processor(sheet: Sheet, contenders: Sequence[Contender], folder: str,
             opening = stack.enter_async_context(crew(contender, f"{folder}/{contender.slug}"))
             if members := await sheet.attempt(opening, result):
                 ready.append((contender, members[0]))
-        for number in sheet.rounds(rounds):
+        for number in sheet.rounds(effort.rounds):
+            seconds = SECONDS if number else 1.0
             await asyncio.gather(
                 *(
-                    _wait(sheet, contender, member, share * (SECONDS if number else 1.0), share * SETTLED)
+                    _wait(sheet, contender, member, effort.share * seconds, effort.share * SETTLED)
                     for contender, member in ready
                 )
             )
