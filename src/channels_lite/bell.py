@@ -12,12 +12,14 @@ import secrets
 import select
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Protocol
 
 logger = logging.getLogger("channels_lite.bell")
 
 
+FRESH = 0.001  # seconds for which the bell is believed to be there still: to ask takes twice as long as to read it
 STAMP = 8  # bytes that each ring writes: a number from a random start, so that no two rings write the same
 
 
@@ -125,6 +127,7 @@ class Bell:
         self.path = f"{database}-bell"
         self._mode = os.stat(database).st_mode & 0o666  # who may use the database may ring and hear
         self._silent = _listener_class() is None
+        self._checked = 0.0  # when it was there
         self._stamps = itertools.count(secrets.randbits(8 * STAMP - 1))
         self._fd = -1 if self._silent else self._open()
         self._prepare()
@@ -162,14 +165,22 @@ class Bell:
     def stamp(self) -> bytes | None:
         """What was last written to the bell, which nobody has written before; None where there is no bell.
 
-        Nor is there one after it was deleted, until it is made anew: the others may be ringing its successor.
+        Nor is there one after it was deleted, which is noticed within FRESH seconds, until it is made anew: the others
+        may be ringing its successor.
         """
         try:
-            if self._silent or os.fstat(self._fd).st_nlink == 0:
-                return None
-            return os.pread(self._fd, STAMP, 0)
+            return None if self._silent or self._is_gone() else os.pread(self._fd, STAMP, 0)
         except OSError:
             return None
+
+    def _is_gone(self) -> bool:
+        now = time.monotonic()
+        if now - self._checked < FRESH:
+            return False
+        if os.fstat(self._fd).st_nlink == 0:
+            return True
+        self._checked = now
+        return False
 
     def listen(self) -> Listener | None:
         """A new listener, or None where this platform has none; OSError where the system has no room for one."""

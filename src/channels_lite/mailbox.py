@@ -138,9 +138,14 @@ class Mailboxes:
                 counted = unasked[-1] is item  # it was delivered to others before
                 if not counted and not _has_room(unasked, limit(channels[0])):
                     return channels
-            left = [channel for channel in channels if not self._hand_over(channel, item)]
-            full = [channel for channel in left if not self._park(channel, item, limit(channel))]
-            if len(left) > len(full) and not counted and not self._is_received_from(queue):
+            full, parked = [], False
+            for channel in channels:
+                if not self._hand_over(channel, item):
+                    if self._park(channel, item, limit(channel)):
+                        parked = True
+                    else:
+                        full.append(channel)
+            if parked and not counted and not self._is_received_from(queue):
                 shared = self._unasked.setdefault(queue, deque())
                 shared.append(item)
                 self._grow(queue, len(shared))
@@ -282,7 +287,9 @@ class Mailboxes:
         return item
 
     def _is_received_from(self, queue: str) -> bool:
-        return queue in self._waiting or any(waiter.queue == queue for waiter in list(self._woken))
+        if queue in self._waiting:
+            return True
+        return bool(self._woken) and any(waiter.queue == queue for waiter in list(self._woken))
 
     def _park(self, channel: str, item: Item, limit: int | None) -> bool:
         parked = self._parked.get(channel)

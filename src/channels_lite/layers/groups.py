@@ -19,7 +19,7 @@ from channels_lite.schema import Execute
 
 QUEUES = 2 * store.FEW  # of a group that are looked at for whom a message can be handed over to
 GROUPS = 1_000  # whose members a layer remembers
-TURN = 1_000  # channels of a group that get a message before others have a turn in the loop: about 4 ms
+TURN = 1_000  # channels of a group that get a message before others have a turn in the loop: 4 ms; 100 cost 10 % more
 
 
 class Members(NamedTuple):
