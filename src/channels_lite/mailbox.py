@@ -68,8 +68,10 @@ class Mailboxes:
     """The waiters of one layer in this process, and the messages for channels that nobody waits on just then."""
 
     def __init__(self) -> None:
-        # Reentrant: the garbage collector may end a receive() of a closed loop, which abandons its waiter, at any time.
         self._lock = threading.RLock()
+        # Waiters that the garbage collector abandons while its thread is in here: it may end a receive() of a closed
+        # loop at any time. They are taken out before the next one comes in, so that nothing changes in between.
+        self._abandoned: deque[Waiter] = deque()
         self._parked: dict[str, deque[Item]] = {}
         self._unasked: dict[str, deque[Item]] = {}  # queue -> messages parked since anybody last received from it
         self._waiters: dict[str, list[Waiter]] = {}  # channel -> waiters, oldest first
@@ -85,6 +87,8 @@ class Mailboxes:
         """Take the oldest item that is parked for the channel, or register a waiter of the running loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
+            if self._abandoned:
+                self._take_out_abandoned()
             if loop not in self._loops:
                 self._forget_closed_loops()
                 self._loops.add(loop)
@@ -112,15 +116,18 @@ class Mailboxes:
         It was cancelled, or has found a message by itself while the hint to another one came. Returns whether an item
         of a normal channel is parked because of that, which other processes may want.
         """
+        self._abandoned.append(waiter)
+        wanted = waiter.item is not None and not waiter.queue.endswith("!")
+        if self._lock._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks it
+            return wanted  # it may be
         with self._lock:
-            self._remove(waiter)
-            self._woken.pop(waiter, None)
-            self._give_on(waiter)
-            return waiter.item is not None and not waiter.queue.endswith("!") and waiter.queue in self._parked
+            self._take_out_abandoned()
+            return wanted and waiter.queue in self._parked
 
     def hand_over(self, channel: str, item: Item) -> bool:
         """Hand an item to the longest waiting receiver of the channel; False where nobody waits."""
         with self._lock:
+            self._take_out_abandoned()
             return self._hand_over(channel, item)
 
     def deliver(
@@ -133,6 +140,8 @@ class Mailboxes:
         room, counts once. Returns the channels that had no room.
         """
         with self._lock:
+            if self._abandoned:
+                self._take_out_abandoned()
             unasked, counted = self._unasked.get(queue), False
             if unasked is not None:
                 counted = unasked[-1] is item  # it was delivered to others before
@@ -154,11 +163,13 @@ class Mailboxes:
     def give(self, waiter: Waiter, item: Item) -> bool:
         """Hand an item to this very waiter; False where it has been woken already, or has gone."""
         with self._lock:
+            self._take_out_abandoned()
             return waiter in self._waiters.get(waiter.channel, ()) and self._rouse(waiter, item)
 
     def wake(self, channel: str, count: int = 1) -> bool:
         """Let up to ``count`` receivers of the channel look at the database again; False where there is none."""
         with self._lock:
+            self._take_out_abandoned()
             return self._wake(channel, count)
 
     def set_apart(self, waiter: Waiter) -> None:
@@ -170,6 +181,7 @@ class Mailboxes:
     def nudge(self, queue: str) -> None:
         """Let those who look for themselves look at this queue again."""
         with self._lock:
+            self._take_out_abandoned()
             for waiter in [waiter for waiter in self._apart if waiter.queue == queue]:
                 self._rouse(waiter)
 
@@ -181,6 +193,7 @@ class Mailboxes:
     def take(self, channel: str) -> list[Item]:
         """Take out all that is parked for a channel, oldest first."""
         with self._lock:
+            self._take_out_abandoned()
             items = self._parked.pop(channel, ())
             self._shrink(channel, 0)
             return list(items)
@@ -236,6 +249,7 @@ class Mailboxes:
     def expire(self, now: int, channels: Iterable[str] | None = None) -> list[tuple[str, Item]]:
         """Throw away what has expired in the mailboxes of these channels, or in all; returns it, oldest first."""
         with self._lock:
+            self._take_out_abandoned()
             for queue in list(self._unasked):
                 if _split(self._unasked, queue, now):
                     self._shrink(queue, len(self._unasked.get(queue, ())))
@@ -248,6 +262,7 @@ class Mailboxes:
     def clear(self) -> None:
         """Throw all parked items away; those who wait go on waiting."""
         with self._lock:
+            self._take_out_abandoned()
             self._parked.clear()
             self._unasked.clear()
             self._shrink(self._top, 0)
@@ -255,13 +270,13 @@ class Mailboxes:
     def fail(self, error: Exception, queue: str | None = None) -> None:
         """End every waiter on this queue, or on any, with an error."""
         with self._lock:
+            self._take_out_abandoned()
             for waiter in self._all_on(queue):
                 waiter.woken = True  # it must not be given anything any more
                 self._remove(waiter)
                 waiter.fail(error)
 
     def _all_on(self, queue: str | None = None) -> list[Waiter]:
-        # Nothing is made while it goes on, so that the garbage collector does not run and take one out.
         return [w for line in self._waiters.values() for w in line if queue is None or w.queue == queue]
 
     def _ask(self, queue: str) -> None:
@@ -318,6 +333,13 @@ class Mailboxes:
         waiter.item, waiter.woken = None, False
         del self._woken[waiter]
         return False
+
+    def _take_out_abandoned(self) -> None:
+        while self._abandoned:
+            waiter = self._abandoned.popleft()
+            self._remove(waiter)
+            self._woken.pop(waiter, None)
+            self._give_on(waiter)
 
     def _give_on(self, waiter: Waiter) -> None:
         if waiter.item is None:

@@ -91,6 +91,14 @@ class Watcher:
         self._version = self._source.version()
         self.running = True
         self._idle_since = None
+        try:
+            self._begin()
+        except BaseException:
+            self.stop()
+            raise
+        return True
+
+    def _begin(self) -> None:
         why = self._attach()
         pause = self._pause()
         poll = f"polls every {pause:g} s" if pause else "does not poll"
@@ -98,15 +106,21 @@ class Watcher:
             logger.info("Listening for %s by %s on its bell; as a backstop it %s.", self._source.path, self.how, poll)
         else:
             logger.warning("No bell can be heard for %s (%s); the watcher %s.", self._source.path, why, poll)
+        if error := self._listen_to_inbox():
+            logger.warning("No ear for the inbox of %s (%s); only a poll looks into it.", self._source.path, error)
         self._schedule(pause)
-        self._listen_to_inbox()
-        return True
 
-    def _listen_to_inbox(self) -> None:
-        if self._inbox is not None:
+    def _listen_to_inbox(self) -> OSError | None:
+        """Listen to the inbox, if there is one; otherwise say why not."""
+        if self._inbox is None:
+            return None
+        try:
             self._ear = self._inbox.listen_to_inbox()
-            if self._ear is not None:
-                self.loop.add_reader(self._ear.fileno(), self._guard, self._inbox.take_in)
+        except OSError as error:
+            return error
+        if self._ear is not None:
+            self.loop.add_reader(self._ear.fileno(), self._guard, self._inbox.take_in)
+        return None
 
     def _attach(self) -> str:
         """Listen to the bell; otherwise say why not."""
@@ -178,6 +192,9 @@ class Watcher:
             return
         if self._source.renew_bell():
             self._reattach()
+        if self._ear is None and self._inbox is not None:
+            self._listen_to_inbox()
+            self._inbox.take_in()
         self._look_if_changed()
         self._schedule(self._pause())
 
@@ -265,6 +282,11 @@ class Watchers:
             self._by_loop[loop] = watcher
         return watcher.start()
 
+    def hears(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this loop has a running watcher."""
+        watcher = self._by_loop.get(loop)
+        return watcher is not None and watcher.running
+
     def stop(self) -> None:
         """Stop them all, each in its own loop."""
         _stop_all(self._by_loop)
@@ -299,13 +321,17 @@ class Watchers:
         return layer is None or layer.waits_on_many()
 
     def _forget_closed_loops(self) -> None:
-        for loop in [loop for loop in self._by_loop if loop.is_closed()]:
-            self._by_loop.pop(loop).stop()
+        for loop in [loop for loop in list(self._by_loop) if loop.is_closed()]:
+            watcher = self._by_loop.pop(loop, None)  # another thread may be doing the same
+            if watcher is not None:
+                watcher.stop()
 
 
 def _stop_all(by_loop: dict[asyncio.AbstractEventLoop, Watcher]) -> None:
-    while by_loop:
-        loop, watcher = by_loop.popitem()
+    for loop in list(by_loop):
+        watcher = by_loop.pop(loop, None)  # another thread may have taken it
+        if watcher is None:
+            continue
         try:
             loop.call_soon_threadsafe(watcher.stop)
         except RuntimeError:  # the loop is closed

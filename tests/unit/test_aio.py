@@ -262,3 +262,57 @@ async def test_a_receiver_that_comes_while_the_layer_is_being_closed(layer: AIOS
     await closing
     with pytest.raises(LayerClosed):
         await asyncio.wait_for(receiving, PATIENCE)
+
+
+async def test_a_layer_that_another_thread_closes_just_before_a_receiver_is_registered(
+    layer: AIOSQLiteChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would wake it, nor those that rely on it to have begun to listen."""
+    channel = await layer.new_channel()
+    await layer.send("other", {"type": "x"})
+    original = layer._mailboxes.take_or_wait
+
+    def closed_first(*arguments: str) -> Any:
+        layer._closings += 1
+        layer._closed()
+        return original(*arguments)
+
+    monkeypatch.setattr(layer._mailboxes, "take_or_wait", closed_first)
+    with pytest.raises(LayerClosed):
+        await asyncio.wait_for(layer.receive(channel), PATIENCE)
+    assert layer._mailboxes.queues() == 0
+
+
+async def test_who_waits_beside_others_sees_to_a_watcher_that_has_failed(layer: AIOSQLiteChannelLayer) -> None:
+    """A sibling has begun to listen, but may not listen any more."""
+    first, second = await layer.new_channel(), await layer.new_channel()
+    receiving = [asyncio.create_task(layer.receive(first))]
+    await until(lambda: layer._mailboxes.queues() == 1)
+    (watcher,) = layer._watchers
+    watcher.stop()
+    receiving.append(asyncio.create_task(layer.receive(second)))
+    await until(lambda: watcher.running)
+    for task in receiving:
+        task.cancel()
+    await asyncio.gather(*receiving, return_exceptions=True)
+
+
+def test_loops_of_several_threads_that_end_all_the_time(layer: AIOSQLiteChannelLayer) -> None:
+    """Each new one forgets those that were closed, while the others do the same."""
+    failures: list[BaseException] = []
+
+    def receive() -> None:
+        for _ in range(100):
+            try:
+                asyncio.run(asyncio.wait_for(layer.receive("normal"), 0.0005))
+            except asyncio.TimeoutError:
+                continue
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=receive) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

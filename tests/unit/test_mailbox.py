@@ -642,3 +642,56 @@ async def test_no_hint_for_one_who_found_a_message(boxes: Mailboxes) -> None:
     assert not other.woken
     boxes.leave(other)
     assert is_empty(boxes)
+
+
+class Collected(asyncio.SelectorEventLoop):
+    """A loop that is closed, and in which an error makes the garbage collector end a receiver."""
+
+    abandon: Callable[[], Any]
+
+    def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:
+        """Fails, as of a closed loop."""
+        self.abandon()
+        return super().call_soon_threadsafe(*arguments, **options)
+
+
+def test_a_receiver_that_the_collector_ends_while_it_is_woken(boxes: Mailboxes) -> None:
+    """It is taken out afterwards, and what it was to be given goes to the next one, once."""
+    closed = Collected()
+    waiter = run(closed, wait, boxes, "x!y", "x!")
+    closed.close()
+    closed.abandon = lambda: boxes.abandon(waiter)
+    assert put(boxes, "x!y", A, None)
+    here = asyncio.new_event_loop()
+    assert [run(here, pop, boxes, "x!y") for _ in range(2)] == [A, None]
+    here.close()
+    assert is_empty(boxes)
+
+
+def test_a_receiver_that_the_collector_ends_while_its_message_is_given_on(boxes: Mailboxes, new_loop: NewLoop) -> None:
+    """The message of a closed loop's receiver is given on once, though the receiver gives it back meanwhile."""
+    closed, here = new_loop(), new_loop()
+    waiter = run(closed, wait, boxes, "x", "x")
+    put(boxes, "x", A, None)
+    closed.close()
+    original, ended = boxes._give_on, [waiter]
+
+    def give_on(given: Waiter) -> None:
+        while ended:
+            boxes.abandon(ended.pop())
+        original(given)
+
+    boxes._give_on = give_on  # type: ignore[method-assign]
+    assert [run(here, pop, boxes, "x") for _ in range(2)] == [A, None]
+    assert is_empty(boxes)
+
+
+def test_a_normal_channels_message_given_back_by_the_collector(boxes: Mailboxes, new_loop: NewLoop) -> None:
+    """Nobody can say yet whether it is parked: it may be, for another process; who takes what is parked finds it."""
+    loop = new_loop()
+    waiter = run(loop, wait, boxes, "x", "x")
+    put(boxes, "x", A, None)
+    with boxes._lock:
+        assert boxes.abandon(waiter)
+    assert boxes.take("x") == [A]
+    assert is_empty(boxes)

@@ -1,8 +1,11 @@
 """The watcher: what makes it look, what it does when something fails, and how it stops."""
 
 import asyncio
+import contextlib
+import errno
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -475,6 +478,56 @@ def test_stop_after_its_loop(source: Source, ear: Ear) -> None:
 
     started = asyncio.run(start())
     started.stop()
+    assert source.listener.closed
+
+
+class Inbox:
+    """An inbox with its sender's end, for which the system has no descriptor at first."""
+
+    def __init__(self) -> None:
+        self.here, self.sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.here.setblocking(False)
+        self.failures = 1
+        self.taken: list[bytes] = []
+
+    def listen_to_inbox(self) -> socket.socket:
+        """Fails at first, as dup() does then."""
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self.here.dup()
+
+    def take_in(self) -> None:
+        """Take one out."""
+        with contextlib.suppress(BlockingIOError):
+            self.taken.append(self.here.recv(10))
+
+
+async def test_no_room_for_an_ear(
+    make: Make, source: Source, ear: Ear, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a descriptor for the inbox the watcher says so, polls it, and listens as soon as it can."""
+    monkeypatch.setattr(watcher, "BACKSTOP", SOON)
+    inbox = Inbox()
+    started = Watcher(source, ear.look, ear.is_wanted, lambda: True, SOON, NEVER, inbox)
+    inbox.sender.send(b"early")
+    assert started.start()
+    assert os.strerror(errno.EMFILE) in caplog.text
+    await until(lambda: started._ear is not None)
+    inbox.sender.send(b"late")
+    await until(lambda: inbox.taken == [b"early", b"late"])
+    started.stop()
+    inbox.here.close()
+    inbox.sender.close()
+
+
+async def test_a_start_that_fails_is_undone(make: Make, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one who waits starts it again, and meets the same error or none."""
+    failing = make()
+    monkeypatch.setattr(failing, "_schedule", no_room)
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        failing.start()
+    assert not failing.running
     assert source.listener.closed
 
 

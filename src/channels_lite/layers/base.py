@@ -156,6 +156,13 @@ class SQLiteLayer(GroupsLayer[D]):
 
     def _missed(self, waiter: Waiter, attempt: int) -> Item | None:
         """Look for what a new waiter may have missed, as ``_look``, if there can be anything."""
+        database = self._database
+        if database is None:  # another thread has closed the layer just before the waiter was registered
+            raise LayerClosed(WAITING)
+        if not waiter.follows or not self._watchers.hears(waiter.loop):
+            waiter.follows = False
+            if self._watchers.listen(database):
+                self._empty.clear()
         return None if self._spares_look(waiter) else self._look(waiter, attempt)
 
     def _leave(self, waiter: Waiter, found: Item | None) -> Item | None:
@@ -168,8 +175,6 @@ class SQLiteLayer(GroupsLayer[D]):
 
     def _spares_look(self, waiter: Waiter) -> bool:
         """Whether a look can be spared: the waiter's queue is a process-specific one that is known to be empty."""
-        if not waiter.follows and self._database is not None and self._watchers.listen(self._database):
-            self._empty.clear()
         return waiter.queue[-1] == "!" and self._is_empty(waiter.queue)
 
     def _give_up(self, waiter: Waiter) -> None:
