@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -20,11 +22,12 @@ from tests.benchmarks.lineup import Lineup, lineup
 from tests.benchmarks.results import Result
 from tests.benchmarks.sheet import Sheet
 
+PART = "the part "
 PARTS = ("inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog", "chat")
 
 
-async def main(options: argparse.Namespace) -> None:
-    """Measure the parts that are asked for; print them, and write what was asked for."""
+async def main(options: argparse.Namespace) -> bool:
+    """Measure the parts that are asked for; print them, and write what was asked for. Whether no part failed."""
     with tempfile.TemporaryDirectory(prefix="channels-lite-bench-") as folder:
         async with lineup(folder) as found:
             measured = {part: await _part(part, found, folder, options) for part in options.parts or PARTS}
@@ -36,6 +39,7 @@ async def main(options: argparse.Namespace) -> None:
         _write(options.json, {"machine": machine, "command": command.strip()}, measured, missing)
     if options.plot:
         _plot(results, options.plot)
+    return not any(one.name.startswith(PART) for one in missing)
 
 
 async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespace) -> list[Result]:
@@ -48,7 +52,7 @@ async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespa
         await module.measure(sheet, found.contenders, f"{folder}/{part}", effort)
     except Exception as error:
         traceback.print_exc()
-        found.missing.append(Missing(f"the part {part}", f"failed: {type(error).__name__}: {error}".splitlines()[0]))
+        found.missing.append(Missing(PART + part, f"failed: {type(error).__name__}: {error}".splitlines()[0]))
     print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
     return sheet.results
 
@@ -84,15 +88,44 @@ def arguments() -> argparse.Namespace:
     """What is to be measured, and how long."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"what to measure: {', '.join(PARTS)}; all when left out")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of messages")
+    parser.add_argument("--rounds", type=_rounds, default=5, help="rounds that count; one more warms up")
+    parser.add_argument("--share", type=_share, default=1.0, help="of the usual messages, group sizes and backlogs")
     parser.add_argument("--json", help="write all samples to this file")
     parser.add_argument("--plot", help="draw into this folder; needs the extra bench")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    try:
+        _prepare(options)
+    except OSError as error:  # now, and not when all has been measured
+        parser.error(str(error))
     return options
 
 
+def _rounds(text: str) -> int:
+    if (rounds := int(text)) < 1:
+        raise argparse.ArgumentTypeError("there is at least 1 round")
+    return rounds
+
+
+def _share(text: str) -> float:
+    if not 0 < (share := float(text)) <= 1:
+        raise argparse.ArgumentTypeError("a share is above 0, up to 1")
+    return share
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """Make what is to be written to; OSError where that is not possible."""
+    if options.json:
+        with open(options.json, "a", encoding="utf-8"):
+            pass
+    if options.plot:
+        os.makedirs(options.plot, exist_ok=True)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(arguments()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with it
+    try:
+        sys.exit(not asyncio.run(main(arguments())))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")

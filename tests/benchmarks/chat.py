@@ -24,6 +24,7 @@ CROWDS = 2  # processes that the clients are in
 MESSAGES = 40  # of a round, said one at a time
 SPEAKERS = 5  # of each crowd, who talk at the same time
 LINES = 10  # that each of them says in a round
+ABSENT = "the example runs its own layer, or one of this environment that reaches both of its workers"
 PATIENCE = 30.0  # seconds that the chat may take to start, and to end
 
 
@@ -34,8 +35,12 @@ async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, ef
     """
     async with contextlib.AsyncExitStack() as stack:
         ready = []
-        for contender in filter(_can_take_part, contenders):
+        for contender in contenders:
             results = _results(sheet, contender)
+            if not _can_take_part(contender):
+                for result in results:
+                    result.reason = ABSENT
+                continue
             opening = stack.enter_async_context(_crowds(contender, f"{folder}/{contender.slug}"))
             if crowds := await sheet.attempt(opening, *results):
                 ready.append((results, crowds))

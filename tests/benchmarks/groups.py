@@ -14,12 +14,9 @@ from tests.benchmarks.sheet import Sheet
 SIZES = (10, 100, 1_000, 10_000)
 ONE = {names.RETURNS: "s", names.ALL_HAVE_IT: "s", names.DELIVERIES: "1/s"}
 FOUR = {names.RETURNS_4: "s", names.ALL_HAVE_IT_4: "s", names.DELIVERIES_4: "1/s"}
-SLOW = (
-    0.7  # seconds of the first round; who takes longer is measured at no larger size, where it would be ten times that
-)
+SLOW = 0.5  # seconds of the first round; who takes longer is measured at no larger size, where it would be much more
 TIMES = 10  # messages in a turn, each of them sent when all have the one before
-PATIENT = 0.1  # seconds that a message may take so that there are so many
-LONG = 6.0  # seconds of all rounds at one size, after which there are no more
+LARGE, FEWER_TIMES = 1_000, 3  # in a group of so many, so many
 
 
 class Party:
@@ -32,45 +29,37 @@ class Party:
         self._members: Sequence[Member] = ()
         self._results: list[Result] = []
         self._size = 0
-        self._largest = 0
         self._first = 0.0  # seconds of the first round
         self._number = 0  # of the next message
-        self._times = 1  # messages in the next turn
-        self._all = 0.0  # seconds of all rounds at this size
 
     async def start(self, stack: contextlib.AsyncExitStack, folder: str, processes: int, sizes: Sequence[int]) -> bool:
         """Whether its processes run."""
         opening = stack.enter_async_context(crew(self._contender, f"{folder}/{self._contender.slug}", processes))
         results = [result for size in sizes for result in self._of(size)]
         self._members = await self._sheet.attempt(opening, *results) or ()
-        self._largest = max(sizes)
         return bool(self._members)
 
     async def gather(self, size: int) -> None:
         """Make the group, whose members are spread evenly over the processes."""
-        self._size, self._results, self._all, self._times = size, self._of(size), 0.0, 1
+        self._size, self._results = size, self._of(size)
         await self._sheet.attempt(self._join(), *self._results)
 
     async def round(self, number: int) -> None:
-        """A turn, unless the former ones took too long."""
-        if self._all > LONG and number > 1:
-            return
+        """A turn."""
         begun = time.monotonic()
         await self._sheet.turn(self._turn(), *self._results)
-        self._all += time.monotonic() - begun
         if not number:
-            self._first = self._all
+            self._first = time.monotonic() - begun
 
-    async def end(self) -> bool:
-        """Empty the layer. Whether a larger group is to be measured, too."""
+    async def end(self, larger: Sequence[int]) -> bool:
+        """Empty the layer. Whether these larger groups are to be measured, too."""
         await self._sheet.attempt(self._leave(), *self._results)
-        if any(result.reason for result in self._results):
-            return False
-        over = self._first > SLOW
-        if self._all > LONG or (over and self._size < self._largest):
-            for result in self._results:
-                result.reason = f"a round takes {self._first:.1f} s: {len(result.rounds)} rounds, no larger groups"
-        return not over
+        reason = self._results[0].reason
+        if not reason and self._first > SLOW:
+            reason = f"a round takes {self._first:.1f} s with {self._size:,} members".replace(",", " ")
+        for result in (result for size in larger for result in self._of(size)):
+            result.reason = reason
+        return not reason
 
     def _of(self, size: int) -> list[Result]:
         return [self._sheet.result(work, self._contender, unit, size) for work, unit in self._works.items()]
@@ -86,11 +75,11 @@ class Party:
 
     async def _turn(self) -> list[list[float]]:
         """Some messages, one after the other: the samples of each figure."""
-        first, self._number = self._number, self._number + self._times
-        await together(*(member.work("groups.listen", first=first, count=self._times) for member in self._members))
+        times = TIMES if self._size < LARGE else FEWER_TIMES
+        first, self._number = self._number, self._number + times
+        await together(*(member.work("groups.listen", first=first, count=times) for member in self._members))
         samples = [await self._send(number) for number in range(first, self._number)]
         returned, all_have_it = (list(figures) for figures in zip(*samples, strict=True))
-        self._times = TIMES if max(all_have_it) < PATIENT else 1
         return [returned, all_have_it, [self._size / seconds for seconds in all_have_it]]
 
     async def _send(self, number: int) -> tuple[float, float]:
@@ -127,15 +116,15 @@ async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, ef
         async with contextlib.AsyncExitStack() as stack:
             place = f"{folder}/{processes}"
             able = [party for party in parties if await party.start(stack, place, processes, sizes)]
-            for size in sizes:
-                able = await _rounds(sheet, able, size, effort.rounds)
+            for number, size in enumerate(sizes, start=1):
+                able = await _rounds(sheet, able, size, effort.rounds, sizes[number:])
 
 
-async def _rounds(sheet: Sheet, parties: Sequence[Party], size: int, rounds: int) -> list[Party]:
-    """All rounds at one size: who goes on to a larger one."""
+async def _rounds(sheet: Sheet, parties: Sequence[Party], size: int, rounds: int, larger: Sequence[int]) -> list[Party]:
+    """All rounds at one size: who goes on to the larger ones."""
     for party in parties:
         await party.gather(size)
     for number in sheet.rounds(rounds):
         for party in parties:
             await party.round(number)
-    return [party for party in parties if await party.end()]
+    return [party for party in parties if await party.end(larger)]

@@ -34,7 +34,8 @@ def _both(name: str, backend: str, **config: Any) -> dict[str, Any]:
 def _redis(name: str, backend: str) -> dict[str, Any]:
     # redis-py 8.1 gives up after 5 s without an answer, which is as long as the core layer lets the server block: a
     # receiver for whom there is nothing would end with TimeoutError.
-    host = {"address": REDIS, "socket_timeout": None}
+    # Its pool has 100 connections, and a core layer with as many receivers takes one for each.
+    host = {"address": REDIS, "socket_timeout": None, "max_connections": 10_000}
     return _both(name, f"channels_redis.{backend}", hosts=[host], prefix=f"{name}-{REDIS.partition(':')[0]}")
 
 

@@ -40,7 +40,9 @@ def test_ours_are_measured_and_who_cannot_be_installed_is_named_with_the_reason(
 def _look_at_results(written: dict) -> None:
     """Every work has been measured with everybody who can do it, in one round."""
     inprocess, groups = written["parts"]["inprocess"], written["parts"]["groups"]
-    assert not [result for result in inprocess + groups if "failed" in result["reason"] or len(result["rounds"]) != 1]
+    assert not [result for result in inprocess + groups if "failed" in result["reason"]]
+    # On a slow machine, who is slow is measured in no larger groups.
+    assert not [one for one in inprocess + groups if len(one["rounds"]) != 1 and "a round takes" not in one["reason"]]
     at = {(result["work"], result["contender"]) for result in inprocess}
     assert {(names.SEQUENTIAL, contender) for contender in [names.RAW, *PRESENT]} <= at
     assert {(names.FROM_SYNC, contender) for contender in PRESENT} <= at

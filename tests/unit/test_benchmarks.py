@@ -2,13 +2,14 @@
 
 import asyncio
 import importlib
+import math
 import os
 from pathlib import Path
 
 import pytest
 from channels.layers import InMemoryChannelLayer
 
-from tests.benchmarks import crossing, names, table, targets
+from tests.benchmarks import crossing, groups, names, table, targets
 from tests.benchmarks.contenders import Contender, Missing
 from tests.benchmarks.crew import WorkFailed, crew, together
 from tests.benchmarks.effort import Effort
@@ -195,7 +196,8 @@ def test_thinned_samples_keep_the_worst_and_the_quantiles(count: int) -> None:
 
 
 @pytest.mark.parametrize("part", ["inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog"])
-async def test_a_part_measures_all_its_works(part: str, tmp_path: Path) -> None:
+async def test_a_part_measures_all_its_works(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "SLOW", math.inf)
     sheet, module = Sheet(), importlib.import_module(f"tests.benchmarks.{part}")
     await module.measure(sheet, [APSW], str(tmp_path), Effort(rounds=1, share=0.01))
     assert {result.work for result in sheet.results if result.contender == names.APSW} == set(WORKS[part])
@@ -225,3 +227,36 @@ async def test_a_message_of_somebody_else_is_not_taken_for_the_one_that_was_sent
     await layer.send(channel, {"type": "chat.message", "number": -1})
     with pytest.raises(RuntimeError, match="message -1 has arrived"):
         await inprocess.sequential(layer, 1, 9.0)
+
+
+async def test_who_takes_long_is_measured_in_no_larger_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger ones say why; at the size that took long, all rounds are there."""
+    monkeypatch.setattr(groups, "SLOW", 0.0)
+    sheet = Sheet()
+    await groups.measure(sheet, [APSW], str(tmp_path), Effort(rounds=2, share=0.01))
+    found = {result.size: result for result in sheet.results if result.work == names.ALL_HAVE_IT}
+    assert len(found[1].rounds) == 2
+    assert not found[1].reason
+    assert "a round takes" in found[100].reason
+    assert not found[100].rounds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "0"], "at least 1 round"),
+        (["--share", "0"], "a share is above 0"),
+        (["--share", "nan"], "a share is above 0"),
+        (["nothing"], "there are inprocess, payloads"),
+        (["--json", "missing/file.json"], "missing/file.json"),
+    ],
+)
+def test_arguments_that_are_wrong(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are refused before anything is measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["tests.benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        importlib.import_module("tests.benchmarks.__main__").arguments()
+    assert said in capsys.readouterr().err
