@@ -117,7 +117,7 @@ def _ticks(axes: Any, shown: Sequence[Result]) -> None:
     """A tick at each size that was measured, and only there."""
     sizes = sorted({result.size or 0 for result in shown})
     axes.set_xticks(sizes, [f"{size:,.0f}".replace(",", "\u202f") for size in sizes])
-    axes.minorticks_off()
+    axes.set_xticks([], minor=True)
 
 
 def _members(axes: Any, shown: Sequence[Result], styles: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The benchmark's tables, in Markdown: a row for each contender, beside each value the ratio to our apsw layer."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -30,14 +31,24 @@ class Column(NamedTuple):
 def machine(redis: str = "") -> str:
     """One line that says where and with what this was measured."""
     said = [
-        f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}",
+        f"{datetime.date.today()}, {os.cpu_count()} cores ({_model()})",
+        f"{platform.system()} {platform.release().split('-')[0]}",
         f"Python {platform.python_version()}",
         *(f"{name} {_version(package)}" for name, package in (("Django", "django"), ("Channels", "channels"))),
         f"SQLite {sqlite3.sqlite_version}, apsw {apsw.apsw_version()}",
     ]
     if redis:
-        said.append(f"Redis {redis}, channels_redis {_version('channels_redis')}")
+        said.append(f"Redis {redis}, channels_redis {_version('channels_redis')}, redis-py {_version('redis')}")
     return ", ".join(said)
+
+
+def _model() -> str:
+    """What the processor calls itself, as far as the system tells."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _version(package: str) -> str:
