@@ -1,5 +1,6 @@
 """What the benchmark says about figures, and that all its parts work. What they measure here is not looked at."""
 
+import argparse
 import asyncio
 import importlib
 import math
@@ -260,3 +261,21 @@ def test_arguments_that_are_wrong(
     with pytest.raises(SystemExit):
         importlib.import_module("tests.benchmarks.__main__").arguments()
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_whether_a_part_has_failed(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part that fails as a whole makes the benchmark's status; a peer that is not installed does not."""
+
+    async def measure(*arguments: object) -> None:
+        if fails:
+            raise ValueError("as a whole")
+
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(groups, "measure", measure)
+    options = argparse.Namespace(parts=["groups"], rounds=1, share=0.01, json=None, plot=None)
+    assert await importlib.import_module("tests.benchmarks.__main__").main(options) is not fails
+    assert ("the part groups: failed: ValueError: as a whole" in capsys.readouterr().out) is fails

@@ -655,16 +655,15 @@ class Collected(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(*arguments, **options)
 
 
-def test_a_receiver_that_the_collector_ends_while_it_is_woken(boxes: Mailboxes) -> None:
+def test_a_receiver_that_the_collector_ends_while_it_is_woken(boxes: Mailboxes, new_loop: NewLoop) -> None:
     """It is taken out afterwards, and what it was to be given goes to the next one, once."""
     closed = Collected()
     waiter = run(closed, wait, boxes, "x!y", "x!")
     closed.close()
     closed.abandon = lambda: boxes.abandon(waiter)
     assert put(boxes, "x!y", A, None)
-    here = asyncio.new_event_loop()
+    here = new_loop()
     assert [run(here, pop, boxes, "x!y") for _ in range(2)] == [A, None]
-    here.close()
     assert is_empty(boxes)
 
 

@@ -105,8 +105,7 @@ class SQLiteLayer(GroupsLayer[D]):
         while True:
             if self._database is None:
                 await self._ready()
-            if self._closings != closings:
-                raise LayerClosed(WAITING)
+            self._check_open(closings)
             item = None if own else self._at_once(queue, attempt)
             if item is None:
                 waiter = self._mailboxes.take_or_wait(channel, queue)
