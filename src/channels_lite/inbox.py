@@ -92,13 +92,14 @@ class Inbox:
         """Take everything out; call ``delivered`` when that has been delivered."""
         datagrams: list[bytes] = []
         try:
-            while True:
+            while not datagrams or self._read != self._page.taken:
                 datagrams.append(self._socket.recv(MOST_BYTES))
-        except BlockingIOError:
-            self._read += len(datagrams)
-            self._left -= len(datagrams)
-            if self._read > self._page.taken:  # the sender has been killed before it could count, or is just doing so
-                self._low = self._left
+                self._read += 1
+        except BlockingIOError:  # what has been counted besides is still being sent, or its sender was killed
+            pass
+        self._left -= len(datagrams)
+        if self._read > self._page.taken:  # a stranger's, which nobody has counted
+            self._low = self._left
         return datagrams
 
     def delivered(self) -> None:

@@ -43,14 +43,20 @@ class Outbox:
         if not self._page.acquire():
             return False
         try:
-            if self._page.room <= 0 and not always:
-                return False
-            self._socket.send(datagram)
-            self._page.count()
-        except BlockingIOError:
-            return False
+            return (self._page.room > 0 or always) and self._send(datagram)
         finally:
             self._page.release()
+
+    def _send(self, datagram: bytes) -> bool:
+        # Counted first: on a core that both share, the receiver goes on before send() returns.
+        self._page.count()
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            self._page.uncount()
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
         return True
 
 

@@ -59,12 +59,16 @@ class Page:
 
     @property
     def taken(self) -> int:
-        """How many messages have been sent."""
+        """How many messages have been sent, or are just being sent."""
         return self.numbers[TAKEN]
 
     def count(self) -> None:
-        """Under the lock: one more has been sent."""
+        """Under the lock: one more is being sent."""
         self.numbers[TAKEN] += 1
+
+    def uncount(self) -> None:
+        """Under the lock: it was not."""
+        self.numbers[TAKEN] -= 1
 
     @property
     def room(self) -> int:

@@ -709,6 +709,16 @@ async def test_the_keeper_takes_in_what_no_loop_does(two: Two) -> None:
     assert not has_parked(two.layer)
 
 
+async def test_a_sender_that_was_killed_in_the_middle(two: Two) -> None:
+    """What it had counted and did not send is forgotten, though nobody sends or receives any more."""
+    two.stranger()._page.count()
+    assert two.layer._inbox is not None
+    assert two.layer._inbox.is_behind
+    two.layer.sweep(lambda sql, parameters: [])
+    assert two.layer._inbox.is_at_rest
+    assert two.stranger().held("any") == 0
+
+
 async def test_a_slow_receiver_is_full_for_everybody(two: Two) -> None:
     """Exactly at its capacity, wherever its messages are; its siblings are not, and afterwards it has room again."""
     sibling = await two.layer.new_channel()

@@ -287,6 +287,8 @@ class HandoverLayer(OpenableLayer[D]):
         """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
         self.take_in()  # perhaps no loop listens any more
         if self._inbox is not None:
+            if self._inbox.is_behind:  # a sender was killed after it had counted what it did not send any more
+                self._make_room()
             self._inbox.clean()
         if self._outboxes is not None:
             self._outboxes.prune()
