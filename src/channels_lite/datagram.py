@@ -1,13 +1,14 @@
 """What passes from process to process without the database: a message, or the word that a layer was flushed."""
 
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 MOST_BYTES = 64 * 1024  # of one; a longer message goes through the database
 HEAD = struct.Struct("=QHI")  # when it expires, the lengths of its queue and its targets
 
 
-class Handed(NamedTuple):
+class Handed(msgspec.Struct, frozen=True, gc=False):
     """A message as it comes out of an inbox."""
 
     queue: str
@@ -21,9 +22,8 @@ class Handed(NamedTuple):
 
 def pack(message: Handed) -> bytes:
     """The datagram of a message."""
-    queue, targets, payload, expires_at = message
-    name = queue.encode()
-    return b"".join((HEAD.pack(expires_at, len(name), len(targets)), name, targets, payload))
+    name, targets = message.queue.encode(), message.targets
+    return b"".join((HEAD.pack(message.expires_at, len(name), len(targets)), name, targets, message.payload))
 
 
 def pack_flush(prefix: str) -> bytes:

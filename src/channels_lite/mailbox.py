@@ -9,19 +9,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import NamedTuple
 
 import msgspec
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):  # made once for each message: a NamedTuple takes 0.1 us more
     """A message that was claimed or handed over: payload, and expiry (milliseconds, as channels_lite_clock)."""
 
     payload: bytes
     expires_at: int
 
 
-class Waiter(msgspec.Struct, eq=False):  # made once for each message: a Struct takes 0.1 us less than a class
+class Waiter(msgspec.Struct, eq=False):
     """One ``receive()`` that waits on a channel. It is woken once, with an item or with a hint to look again."""
 
     channel: str
@@ -33,10 +32,10 @@ class Waiter(msgspec.Struct, eq=False):  # made once for each message: a Struct 
     item: Item | None = None
     woken: bool = False
 
-    def wake(self) -> bool:
-        """Let the waiter go on; False where its loop is closed and nobody will."""
+    def wake(self, here: asyncio.AbstractEventLoop | None) -> bool:
+        """Let the waiter go on; False where its loop is closed and nobody will. ``here``: the loop that runs."""
         try:
-            if self.loop is running_loop():
+            if self.loop is here:
                 if not self.future.done():
                     self.future.set_result(None)
             else:
@@ -61,7 +60,7 @@ class Waiter(msgspec.Struct, eq=False):  # made once for each message: a Struct 
             self.future.set_exception(error)
 
 
-running_loop = asyncio._get_running_loop  # None where no loop runs, unlike the one without the underscore
+running_loop = asyncio._get_running_loop  # None where no loop runs, unlike the one without the underscore; 0.1 us
 
 
 class Mailboxes:
@@ -128,7 +127,7 @@ class Mailboxes:
         """Hand an item to the longest waiting receiver of the channel; False where nobody waits."""
         with self._lock:
             self._take_out_abandoned()
-            return self._hand_over(channel, item)
+            return self._hand_over(channel, item, running_loop())
 
     def deliver(
         self, queue: str, channels: Sequence[str], item: Item, limit: Callable[[str], int | None]
@@ -147,9 +146,9 @@ class Mailboxes:
                 counted = unasked[-1] is item  # it was delivered to others before
                 if not counted and not _has_room(unasked, limit(channels[0])):
                     return channels
-            full, parked = [], False
+            full, parked, here = [], False, running_loop()
             for channel in channels:
-                if not self._hand_over(channel, item):
+                if not self._hand_over(channel, item, here):
                     if self._park(channel, item, limit(channel)):
                         parked = True
                     else:
@@ -164,7 +163,7 @@ class Mailboxes:
         """Hand an item to this very waiter; False where it has been woken already, or has gone."""
         with self._lock:
             self._take_out_abandoned()
-            return waiter in self._waiters.get(waiter.channel, ()) and self._rouse(waiter, item)
+            return waiter in self._waiters.get(waiter.channel, ()) and self._rouse(waiter, running_loop(), item)
 
     def wake(self, channel: str, count: int = 1) -> bool:
         """Let up to ``count`` receivers of the channel look at the database again; False where there is none."""
@@ -183,7 +182,7 @@ class Mailboxes:
         with self._lock:
             self._take_out_abandoned()
             for waiter in [waiter for waiter in self._apart if waiter.queue == queue]:
-                self._rouse(waiter)
+                self._rouse(waiter, running_loop())
 
     def park(self, channel: str, item: Item) -> None:
         """Keep an item in front for the channel's next receiver in this process."""
@@ -316,18 +315,18 @@ class Mailboxes:
         self._grow(channel, len(parked))
         return True
 
-    def _hand_over(self, channel: str, item: Item) -> bool:
+    def _hand_over(self, channel: str, item: Item, here: asyncio.AbstractEventLoop | None) -> bool:
         line = self._waiters.get(channel)
         if line is None:
             return False
         # Who cannot be woken, and stays in line, is in a loop that was closed.
-        return self._rouse(line[0], item) or any(self._rouse(waiter, item) for waiter in line[1:])
+        return self._rouse(line[0], here, item) or any(self._rouse(waiter, here, item) for waiter in line[1:])
 
-    def _rouse(self, waiter: Waiter, item: Item | None = None) -> bool:
+    def _rouse(self, waiter: Waiter, here: asyncio.AbstractEventLoop | None, item: Item | None = None) -> bool:
         # All before the wake: the other loop may run at once.
         waiter.item, waiter.woken = item, True
         self._woken[waiter] = None
-        if waiter.wake():
+        if waiter.wake(here):
             self._remove(waiter)
             return True
         waiter.item, waiter.woken = None, False
@@ -345,7 +344,7 @@ class Mailboxes:
         if waiter.item is None:
             if waiter.woken:
                 self._wake(waiter.channel, 1)
-        elif not self._hand_over(waiter.channel, waiter.item):
+        elif not self._hand_over(waiter.channel, waiter.item, running_loop()):
             self._parked.setdefault(waiter.channel, deque()).appendleft(waiter.item)
 
     def _wake(self, channel: str, count: int) -> bool:
@@ -353,7 +352,7 @@ class Mailboxes:
         for waiter in list(self._waiters.get(channel, ())):
             if left <= 0:
                 break
-            if self._rouse(waiter):
+            if self._rouse(waiter, running_loop()):
                 left -= 1
         return left < count
 
@@ -386,7 +385,7 @@ class Mailboxes:
         for waiter in stale:
             self._woken.pop(waiter, None)
         # The oldest item goes to a waiter first; of those that are parked, it ends up in front.
-        left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item)]
+        left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item, running_loop())]
         for waiter in reversed(left):
             self._give_on(waiter)
         for waiter in stale:  # it may be abandoned yet, when its task is thrown away: it has nothing to give on then

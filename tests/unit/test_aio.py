@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from channels_lite import clock, schema
 from channels_lite.apsw_database import ApswDatabase
@@ -245,7 +246,7 @@ async def test_what_is_parked_for_a_normal_channel_comes_first(layer: AIOSQLiteC
     """A receiver gets what waits in memory to be put back before it looks at the database, unless it has expired."""
     await layer.send("normal", {"number": 2})
     live = Item(layer._codec.encode({"number": 1}, 60), clock.now() + 60_000)
-    for item in (live, live._replace(expires_at=1)):
+    for item in (live, replace(live, expires_at=1)):
         layer._mailboxes.park("normal", item)
     received = [await asyncio.wait_for(layer.receive("normal"), PATIENCE) for _ in range(2)]
     assert [message["number"] for message in received] == [1, 2]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from channels_lite import inbox as module
 from channels_lite import outbox as sending
@@ -85,7 +86,7 @@ def test_messages_arrive_in_order(make: Callable[..., Inbox], outboxes: Outboxes
     """And the inbox is behind until they have been delivered."""
     inbox = make()
     assert not inbox.is_behind
-    sent = [MESSAGE._replace(payload=str(number).encode()) for number in range(5)]
+    sent = [replace(MESSAGE, payload=str(number).encode()) for number in range(5)]
     assert all(send(outboxes, message) for message in sent)
     assert inbox.is_behind
     assert [unpack(datagram) for datagram in inbox.collect()] == sent
@@ -155,14 +156,14 @@ def test_descriptors_of_a_sender(
     monkeypatch.setattr(sending, "OUTBOXES", 5)
     for number in range(20):
         inbox = make(owner=f"gone{number}")
-        assert send(outboxes, MESSAGE._replace(queue=f"specific.gone{number}!"))
+        assert send(outboxes, replace(MESSAGE, queue=f"specific.gone{number}!"))
         close(inbox)
     assert len(outboxes._found) <= 5
     outboxes.prune()
     assert not outboxes._found
     for number in range(20):
         make(owner=f"there{number}")
-        assert send(outboxes, MESSAGE._replace(queue=f"specific.there{number}!"))
+        assert send(outboxes, replace(MESSAGE, queue=f"specific.there{number}!"))
     assert len(outboxes._found) <= 5
 
 
@@ -268,8 +269,8 @@ def test_a_message_that_is_too_long(make: Callable[..., Inbox], outboxes: Outbox
     """It takes another way; the longest one that does not arrives whole."""
     inbox = make()
     rest = MOST_BYTES - len(pack(MESSAGE)) + len(MESSAGE.payload)
-    assert not send(outboxes, MESSAGE._replace(payload=bytes(rest + 1)))
-    longest = MESSAGE._replace(payload=bytes(rest))
+    assert not send(outboxes, replace(MESSAGE, payload=bytes(rest + 1)))
+    longest = replace(MESSAGE, payload=bytes(rest))
     assert send(outboxes, longest)
     assert [unpack(datagram) for datagram in inbox.collect()] == [longest]
 
@@ -278,7 +279,7 @@ def test_a_socket_that_is_full(make: Callable[..., Inbox], outboxes: Outboxes) -
     """Where the system takes no more, messages take another way, and those that were taken arrive."""
     inbox = make(10**6)
     sent = 0
-    while send(outboxes, MESSAGE._replace(payload=bytes(60_000))):
+    while send(outboxes, replace(MESSAGE, payload=bytes(60_000))):
         sent += 1
     assert 0 < sent < 10**6
     assert len(inbox.collect()) == sent
@@ -349,7 +350,7 @@ def test_cleaning_without_a_folder(make: Callable[..., Inbox], database: str, ou
 def test_flush(make: Callable[..., Inbox], database: str, killed: str) -> None:
     """Every inbox but our own gets the word, room or not, after what was sent before."""
     inbox, own = make(1, owner="a"), make(1, owner="b")
-    assert send(Outboxes(database, ""), MESSAGE._replace(queue="specific.a!"))
+    assert send(Outboxes(database, ""), replace(MESSAGE, queue="specific.a!"))
     sending.flush(database, "prefix", {own.name})
     message, word = map(unpack, inbox.collect())
     assert message.payload == MESSAGE.payload

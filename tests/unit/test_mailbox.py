@@ -5,6 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import pytest
@@ -175,7 +176,7 @@ async def test_hand_over(boxes: Mailboxes) -> None:
 
 async def test_one_limit_while_nobody_receives(boxes: Mailboxes) -> None:
     """Channels of a queue share its limit, in messages, until somebody receives from any of them."""
-    assert [put(boxes, f"q!{name}", Item(*A), 3) for name in "xyxz"] == [True, True, True, False]
+    assert [put(boxes, f"q!{name}", copy(A), 3) for name in "xyxz"] == [True, True, True, False]
     assert put(boxes, "r!x", A, 3)
     assert boxes.held("q!z", "q!") == 3
     assert pop(boxes, "q!nothing") is None
@@ -245,11 +246,11 @@ async def test_expire(boxes: Mailboxes) -> None:
 async def test_expired_ones_make_room(boxes: Mailboxes) -> None:
     """What has expired counts neither against its channel's limit nor against that of the queue."""
     for channel, item in (("q!x", OLD), ("q!y", OLD), ("q!z", NEW)):
-        assert put(boxes, channel, Item(*item), 3)
-    assert not put(boxes, "q!x", Item(*NEW), 3)
+        assert put(boxes, channel, copy(item), 3)
+    assert not put(boxes, "q!x", copy(NEW), 3)
     boxes.expire(10, ["q!x"])
     assert boxes.held("q!x", "q!") == 1
-    assert [put(boxes, "q!x", Item(*NEW), 3) for _ in range(3)] == [True, True, False]
+    assert [put(boxes, "q!x", copy(NEW), 3) for _ in range(3)] == [True, True, False]
 
 
 async def test_refused_leaves_nothing(boxes: Mailboxes) -> None:

@@ -195,7 +195,8 @@ class SQLiteLayer(GroupsLayer[D]):
             return
         try:
             while items:
-                store.put_back(execute, self.options.prefix, queue, *items[-1])  # each goes in front of the last
+                last = items[-1]  # each goes in front of the one before
+                store.put_back(execute, self.options.prefix, queue, last.payload, last.expires_at)
                 items.pop()
         finally:
             for item in reversed(items):
