@@ -40,7 +40,7 @@ def _work(name: str) -> Callable[..., Awaitable[Any]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("layer", help="a name of CHANNEL_LAYERS; empty for a floor, which has none")
+    parser.add_argument("layer", help="a name of CHANNEL_LAYERS; empty for a floor without one")
     parser.add_argument("migrate", nargs="?", help="the alias to migrate first")
     options = parser.parse_args()
     django.setup()

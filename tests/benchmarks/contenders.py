@@ -16,7 +16,7 @@ class Contender:
     name: str
     """What tables and the JSON call it."""
     layer: str
-    """Its name in CHANNEL_LAYERS of ``settings``; empty for a floor, which has no layer."""
+    """Its name in CHANNEL_LAYERS of ``settings``; empty for a floor without a layer."""
     python: str = sys.executable
     ours: bool = False
     crosses: bool = True
@@ -44,7 +44,7 @@ class Contender:
 
 RAW = Contender(names.RAW, "")
 SOCKET = Contender(names.SOCKET, "")
-ASYNCIO = Contender(names.ASYNCIO, "")
+BARE = Contender(names.BARE, "bare")
 
 
 @dataclass(frozen=True)

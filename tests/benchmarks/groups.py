@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from tests.benchmarks import names
-from tests.benchmarks.contenders import ASYNCIO, Contender
+from tests.benchmarks.contenders import BARE, Contender
 from tests.benchmarks.crew import Member, crew, together
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.results import Result
@@ -92,25 +92,10 @@ class Party:
         await together(*(member.work("groups.leave") for member in self._members))
 
 
-class Floor(Party):
-    """Tasks that wait in one process, and that asyncio alone wakes: no layer can be faster."""
-
-    async def _join(self) -> None:
-        pass
-
-    async def _turn(self) -> list[list[float]]:
-        seconds = await self._members[0].work("floors.wake", members=self._size)
-        return [[seconds], [self._size / seconds]]
-
-    async def _leave(self) -> None:
-        pass
-
-
 async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
     """All sizes in one process, then in four. Every member waits when the message is sent."""
     sizes = sorted({effort.of(size) for size in SIZES})
-    floor = Floor(sheet, ASYNCIO, {work: unit for work, unit in ONE.items() if work != names.RETURNS})
-    one = [*(Party(sheet, contender, ONE) for contender in contenders), floor]
+    one = [Party(sheet, contender, ONE) for contender in [*contenders, BARE]]
     four = [Party(sheet, contender, FOUR) for contender in contenders if contender.crosses]
     for processes, parties in ((1, one), (4, four)):
         async with contextlib.AsyncExitStack() as stack:

@@ -11,7 +11,7 @@ RELEASE_AIO = "channels-lite 0.4.0, aio"
 RELEASE_CORE = "channels-lite 0.4.0, ORM"
 RAW = "raw apsw"
 SOCKET = "Unix socket"
-ASYNCIO = "asyncio alone"
+BARE = "bare layer"
 
 REDIS_CORE = (REDIS_CORE_TCP, REDIS_CORE_UNIX)
 REDIS_PUBSUB = (REDIS_PUBSUB_TCP, REDIS_PUBSUB_UNIX)

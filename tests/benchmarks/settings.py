@@ -47,6 +47,7 @@ CHANNEL_LAYERS = {
     **_both("apsw", f"{OURS}.aio.AIOSQLiteChannelLayer", database="apsw"),
     **_both("core", f"{OURS}.core.SQLiteChannelLayer", database="default"),
     "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+    "bare": {"BACKEND": "bare.BareLayer", "CONFIG": {"path": f"{FOLDER}/bare.sqlite3"}},
     **_redis("redis-core", "core.RedisChannelLayer"),
     **_redis("redis-pubsub", "pubsub.RedisPubSubChannelLayer"),
 }

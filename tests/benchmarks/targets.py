@@ -93,13 +93,10 @@ TARGETS = [
     *_beside(names.CONCURRENT, names.CONCURRENT, names.REDIS_PUBSUB, 10, at_least=True),
     *(
         target
-        for work, until, floor in (
-            (names.RETURNS, "until it returns", ""),
-            (names.ALL_HAVE_IT, "until all have it", names.ASYNCIO),
-        )
+        for work, until in ((names.RETURNS, "until it returns"), (names.ALL_HAVE_IT, "until all have it"))
         for others, wanted in ((names.REDIS_PUBSUB, 10), (names.REDIS_CORE, 40))
         for target in _beside(
-            f"group_send to 1 000, {until}", work, others, wanted, size=THOUSAND, at_least=True, floor=floor
+            f"group_send to 1 000, {until}", work, others, wanted, size=THOUSAND, at_least=True, floor=names.BARE
         )
     ),
     *_beside(
@@ -109,7 +106,7 @@ TARGETS = [
         3,
         size=THOUSAND,
         at_least=True,
-        floor=names.ASYNCIO,
+        floor=names.BARE,
     ),
     *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, names.REDIS_PUBSUB, 0.6),
     *_beside(f"{names.ROUND_TRIP}, p50", names.ROUND_TRIP, (names.SOCKET,), 2),
@@ -180,13 +177,14 @@ def notes(results: Sequence[Result]) -> Iterator[str]:
         with contextlib.suppress(KeyError):
             yield from _not_allowed(target, measured)
     for work in (names.RETURNS, names.ALL_HAVE_IT, names.RETURNS_4, names.ALL_HAVE_IT_4):
-        costs = [
-            f"{shown(result.quantile() / result.size, 's')} of {result.size:.0f}"
-            for result in results
-            if (result.work, result.contender) == (work, names.APSW) and result.rounds and result.size
-        ]
-        if costs:
-            yield f"- {work}, for each member: {', '.join(costs)}"
+        for contender in (names.APSW, names.BARE):
+            costs = [
+                f"{shown(result.quantile() / result.size, 's')} of {result.size:.0f}"
+                for result in results
+                if (result.work, result.contender) == (work, contender) and result.rounds and result.size
+            ]
+            if costs:
+                yield f"- {work}, for each member, {contender}: {', '.join(costs)}"
 
 
 def _not_allowed(target: Target, measured: Measured) -> Iterator[str]:

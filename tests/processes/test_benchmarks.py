@@ -46,7 +46,7 @@ def _look_at_results(written: dict) -> None:
     at = {(result["work"], result["contender"]) for result in inprocess}
     assert {(names.SEQUENTIAL, contender) for contender in [names.RAW, *PRESENT]} <= at
     assert {(names.FROM_SYNC, contender) for contender in PRESENT} <= at
-    assert {result["contender"] for result in groups if result["work"] == names.DELIVERIES} == {names.ASYNCIO, *PRESENT}
+    assert {result["contender"] for result in groups if result["work"] == names.DELIVERIES} == {names.BARE, *PRESENT}
     assert {result["contender"] for result in groups if result["work"] == names.DELIVERIES_4} == set(PRESENT[:2])
 
 

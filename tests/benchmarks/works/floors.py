@@ -76,19 +76,3 @@ async def ping(layer: Any, path: str, messages: int, seconds: float) -> list[flo
     writer.close()
     await writer.wait_closed()
     return samples
-
-
-async def wake(layer: Any, members: int) -> float:
-    """Seconds until the last of so many tasks has gone on, each of which waits for a future of its own."""
-
-    async def wait(future: "asyncio.Future[None]") -> float:
-        await future
-        return time.monotonic()
-
-    futures = [asyncio.get_running_loop().create_future() for _ in range(members)]
-    waiting = [asyncio.ensure_future(wait(future)) for future in futures]
-    await asyncio.sleep(0)  # now all of them wait
-    start = time.monotonic()
-    for future in futures:
-        future.set_result(None)
-    return max(await asyncio.gather(*waiting)) - start
