@@ -21,6 +21,7 @@ from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, give, new
 
 logger = logging.getLogger("channels_lite.inbox")
 
+BUSY = 0.0002  # seconds until a page whose lock somebody has is tried again: ten times as long as the trying takes
 CLOSING = 1.0  # seconds that closing waits for a sender in another process, which may have been stopped
 
 
@@ -36,6 +37,8 @@ class Inbox:
         """Make its files; OSError where that is not possible."""
         self._read = self._delivered = 0  # how many messages
         self._left = self._low = 0  # how many more others may send, and when it is time to let them send more
+        self._missing = -1  # how many had been counted when the last of them was not there yet
+        self._again = 0.0  # when the lock is tried again
         self._most = 0  # what was in the fullest mailbox when that was decided
         self._held = ("", 0)
         folder = _folder(database)
@@ -88,19 +91,29 @@ class Inbox:
         if fullest[1] <= self._most // 2:  # there may be more room
             self._low = self._left
 
-    def collect(self) -> list[bytes]:
-        """Take everything out; call ``delivered`` when that has been delivered."""
+    def collect(self, *, all_of_it: bool = False) -> list[bytes]:
+        """Take out what has been counted; call ``delivered`` when that has been delivered.
+
+        ``all_of_it``: also what is behind something of a stranger's, which nobody has counted.
+        """
         datagrams: list[bytes] = []
         try:
-            while not datagrams or self._read != self._page.taken:
+            while all_of_it or not datagrams or self._read != self._page.taken:
                 datagrams.append(self._socket.recv(MOST_BYTES))
                 self._read += 1
-        except BlockingIOError:  # what has been counted besides is still being sent, or its sender was killed
-            pass
+        except BlockingIOError:
+            self._check_count(self._page.taken, bool(datagrams))
         self._left -= len(datagrams)
-        if self._read > self._page.taken:  # a stranger's, which nobody has counted
-            self._low = self._left
         return datagrams
+
+    def _check_count(self, taken: int, anything: bool) -> None:
+        """The socket is empty: see to it that the count is put right if it is wrong."""
+        if self._read > taken:  # of a stranger's, which nobody has counted
+            self._low = self._left
+        elif self._read < taken and not anything:  # it is just being sent; or, the second time, its sender was killed
+            if self._missing == taken:
+                self._low = self._left
+            self._missing = taken
 
     def delivered(self) -> None:
         """What was collected has been delivered, and what ``hold`` was told takes it into account."""
@@ -113,11 +126,13 @@ class Inbox:
         ``most``: what is in the fullest mailbox.
         """
         self._most = most
-        if not self._page.acquire():
-            self._low = self._left  # another time
+        if time.monotonic() < self._again:
+            return []
+        if not self._page.acquire():  # who has it may have been stopped: that must not hold up each receive()
+            self._low, self._again = self._left, time.monotonic() + BUSY
             return []
         try:
-            datagrams = self.collect()  # now nothing is under way
+            datagrams = self.collect(all_of_it=True)  # now nothing is under way
             self._read = self._page.taken  # a sender that was killed may have sent one without counting it
             self._left = self._page.room = max(0, room - len(datagrams)) if self._page.is_open else 0
             self._low = self._left // 2 if self._left else -1  # without room, wait until somebody receives

@@ -192,9 +192,10 @@ class Watcher:
             return
         if self._source.renew_bell():
             self._reattach()
-        if self._ear is None and self._inbox is not None:
-            self._listen_to_inbox()
-            self._inbox.take_in()
+        if self._inbox is not None:
+            if self._ear is None:
+                self._listen_to_inbox()
+            self._inbox.take_in()  # and what a sender that was killed had counted is forgotten
         self._look_if_changed()
         self._schedule(self._pause())
 

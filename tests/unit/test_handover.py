@@ -719,6 +719,39 @@ async def test_a_sender_that_was_killed_in_the_middle(two: Two) -> None:
     assert two.stranger().held("any") == 0
 
 
+async def test_a_layer_that_is_closed_during_a_sweep(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep comes to its end."""
+    two.stranger()._page.count()
+    closing = threading.Event()
+
+    def close() -> None:
+        two.layer._inbox = None
+        closing.set()
+
+    monkeypatch.setattr(two.layer, "_make_room", close)
+    inbox = two.layer._inbox
+    two.layer.sweep(lambda sql, parameters: [])
+    assert closing.is_set()
+    two.layer._inbox = inbox
+
+
+@pytest.mark.parametrize("end", ["close", "flush", "row"])
+async def test_a_message_behind_a_strangers(two: Two, end: str) -> None:
+    """It is delivered when the layer closes, gone with a flush, and comes before what is sent as a row."""
+    two.stranger()._socket.send(b"what?")
+    await tell(two.other, two.channel, "first")
+    if end == "close":
+        await two.layer.close()
+        assert await receive(two.layer, two.channel) == "first"
+    elif end == "flush":
+        await two.layer.flush()
+        await tell(two.layer, two.channel, "after")
+        assert await receive(two.layer, two.channel) == "after"
+    else:
+        await tell(two.other, two.channel, "x" * 100_000)
+        assert [len(text) for text in await receive_many(two.layer, two.channel, 2)] == [5, 100_000]
+
+
 async def test_a_slow_receiver_is_full_for_everybody(two: Two) -> None:
     """Exactly at its capacity, wherever its messages are; its siblings are not, and afterwards it has room again."""
     sibling = await two.layer.new_channel()

@@ -473,9 +473,45 @@ def test_a_long_path(tmp_path: Path) -> None:
     inbox.discard()
 
 
-def test_strangers_bytes_in_a_socket(make: Callable[..., Inbox]) -> None:
-    """An inbox takes what it is given; it is for the layer to refuse it."""
+def test_strangers_bytes_in_a_socket(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """An inbox takes what it is given; it is for the layer to refuse it. What is behind it is found all the same."""
     inbox = make()
     with connect(inbox._path + SOCKET) as stranger:
         stranger.send(b"what?")
     assert inbox.collect() == [b"what?"]
+    inbox.make_room(10, 0)
+    for collect in (lambda: inbox.collect(all_of_it=True), lambda: inbox.make_room(10, 0)):
+        with connect(inbox._path + SOCKET) as stranger:
+            stranger.send(b"what?")
+        assert send(outboxes)
+        assert collect() == [b"what?", pack(MESSAGE)]
+
+
+def test_a_message_that_never_comes(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """One that was counted, and is not there when it is looked for again, is waited for no longer."""
+    inbox = make(10)
+    outbox = outboxes.find(QUEUE)
+    assert outbox is not None
+    outbox._page.count()
+    assert inbox.collect() == []
+    assert not inbox.is_low  # it may just be being sent
+    assert inbox.collect() == []
+    assert inbox.is_low
+    inbox.make_room(10, 0)
+    inbox.delivered()
+    assert inbox.is_at_rest
+
+
+def test_a_lock_that_stays_locked(make: Callable[..., Inbox], database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried each time: whoever has it may have been stopped."""
+    inbox = make(10)
+    stopped = Outboxes(database, "").find(QUEUE)
+    assert stopped is not None
+    assert stopped._page.acquire()
+    tries = []
+    monkeypatch.setattr(module, "BUSY", 3600)
+    monkeypatch.setattr(inbox._page, "acquire", lambda: tries.append(1))
+    for _ in range(5):
+        assert inbox.make_room(10, 0) == []
+        assert inbox.is_low
+    assert len(tries) == 1

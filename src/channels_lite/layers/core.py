@@ -204,7 +204,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
                 self._mailboxes.park(waiter.channel, Item(*row))
 
     def _still_waits(self, waiter: Waiter) -> bool:
-        self.take_in()
+        self.take_in_all()
         return not waiter.woken
 
     def _claim_one(self, queue: str, execute: Execute) -> bool:

@@ -52,7 +52,7 @@ class HandoverLayer(OpenableLayer[D]):
         if inbox is not None:
             inbox.shut()  # it may wait, and others go on meanwhile
             with self._delivering:
-                self.take_in()
+                self.take_in_all()
                 self._inbox = None
             self._inbox_left.detach()
             inbox.discard()
@@ -113,7 +113,7 @@ class HandoverLayer(OpenableLayer[D]):
         overtake.
         """
         with self._delivering:
-            rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in, within=within)
+            rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in_all, within=within)
             for row in rows:
                 self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
             if rows:
@@ -210,15 +210,19 @@ class HandoverLayer(OpenableLayer[D]):
             if inbox.is_low:
                 self._make_room()
 
-    def take_in(self) -> None:
+    def take_in(self, *, all_of_it: bool = False) -> None:
         """Deliver what other processes have handed over, and let them hand over more."""
         with self._delivering:
             self._pay()
             inbox = self._inbox
             if inbox is not None:
-                self._deliver_all(inbox, inbox.collect())
+                self._deliver_all(inbox, inbox.collect(all_of_it=all_of_it))
                 if inbox.is_low:
                     self._make_room()
+
+    def take_in_all(self) -> None:
+        """As ``take_in``, also where a stranger has put something between: it reads once more."""
+        self.take_in(all_of_it=True)
 
     @abc.abstractmethod
     def _pay(self) -> None:
@@ -264,7 +268,7 @@ class HandoverLayer(OpenableLayer[D]):
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
         if prefix == self.options.prefix:
-            self.take_in()  # and what is owed is not any more
+            self.take_in_all()  # and what is owed is not any more
             self._mailboxes.clear()
             self._catch_up()
 
@@ -285,11 +289,12 @@ class HandoverLayer(OpenableLayer[D]):
 
     def sweep(self, execute: Execute) -> None:
         """Drop what has expired in the mailboxes. Called by the keeper, on its connection and thread."""
-        self.take_in()  # perhaps no loop listens any more
-        if self._inbox is not None:
-            if self._inbox.is_behind:  # a sender was killed after it had counted what it did not send any more
+        self.take_in_all()  # perhaps no loop listens any more
+        inbox = self._inbox
+        if inbox is not None:
+            if inbox.is_behind:  # a sender was killed after it had counted what it did not send any more
                 self._make_room()
-            self._inbox.clean()
+            inbox.clean()
         if self._outboxes is not None:
             self._outboxes.prune()
         for channel, item in self._mailboxes.expire(clock.now()):
