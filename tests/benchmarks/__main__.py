@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -20,26 +21,26 @@ from tests.benchmarks.contenders import Missing
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.lineup import Lineup, lineup
 from tests.benchmarks.results import Result
-from tests.benchmarks.sheet import Sheet
+from tests.benchmarks.sheet import FAILED, Sheet
 
 PARTS = ("inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog", "chat")
 
 
 async def main(options: argparse.Namespace) -> bool:
-    """Measure the parts that are asked for; print them, and write what was asked for. Whether no part failed."""
+    """Measure the parts that are asked for; write what was asked for, and print them. Whether nothing failed."""
     with tempfile.TemporaryDirectory(prefix="channels-lite-bench-") as folder:
         async with lineup(folder) as found:
             absent = len(found.missing)
             measured = {part: await _part(part, found, folder, options) for part in options.parts or PARTS}
             missing, machine = found.missing, table.machine(found.redis.version if found.redis else "")
     command = "python -m tests.benchmarks " + shlex.join(sys.argv[1:])
-    _print(machine, command, measured, missing)
     results = [result for part in measured.values() for result in part]
     if options.json:
         _write(options.json, {"machine": machine, "command": command.strip()}, measured, missing)
     if options.plot:
         _plot(results, options.plot)
-    return len(missing) == absent
+    _print(machine, command, measured, missing)
+    return len(missing) == absent and not any(result.reason.startswith(FAILED) for result in results)
 
 
 async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespace) -> list[Result]:
@@ -59,6 +60,8 @@ async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespa
 
 def _print(machine: str, command: str, measured: dict[str, list[Result]], missing: list[Missing]) -> None:
     print(f"{machine}: `{command.strip()}`\n\n{table.CAPTION}\n")
+    if "--share" in command:
+        print("Of a share, figures are rough, and nothing follows for the targets.\n")
     for part, results in measured.items():
         print("\n".join(table.tables(part, results)))
     results = [result for part in measured.values() for result in part]
@@ -103,21 +106,22 @@ def arguments() -> argparse.Namespace:
 
 
 def _rounds(text: str) -> int:
-    if (rounds := int(text)) < 1:
-        raise argparse.ArgumentTypeError("there is at least 1 round")
-    return rounds
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("rounds are a whole number from 1 on")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    if not 0 < (share := float(text)) <= 1:
-        raise argparse.ArgumentTypeError("a share is above 0, up to 1")
-    return share
+    with contextlib.suppress(ValueError):
+        if 0 < (share := float(text)) <= 1:
+            return share
+    raise argparse.ArgumentTypeError("a share is a number above 0, up to 1")
 
 
 def _prepare(options: argparse.Namespace) -> None:
     """Make what is to be written to; OSError where that is not possible."""
     if options.json:
-        with open(options.json, "a", encoding="utf-8"):
+        with open(options.json, "w", encoding="utf-8"):  # what an earlier run has left is none of this one
             pass
     if options.plot:
         os.makedirs(options.plot, exist_ok=True)

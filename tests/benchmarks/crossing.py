@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 
 from tests.benchmarks import names
-from tests.benchmarks.contenders import RAW, SOCKET, Contender
+from tests.benchmarks.contenders import SOCKET, Contender
 from tests.benchmarks.crew import Member, crew, together
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.results import Result
@@ -101,21 +101,12 @@ class SocketPair(Pair):
             return list(await first.work("floors.ping", path=f"{place}/socket", messages=most, seconds=SECONDS))
 
 
-class RawPair(SocketPair):
-    """One process that does to a database what a round trip does to it: the floor under going through a file."""
-
-    async def _trips(self, most: int) -> list[float]:
-        """Seconds of each of at most so many times two INSERTs and two claims."""
-        arguments = {"messages": most, "seconds": SECONDS, "times": 2}
-        return list(await self._members[0].work("floors.insert_and_claim", **arguments))
-
-
 async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, effort: Effort) -> None:
-    """Seconds of round trips, messages a second and messages lost of floods: of all that cross, and the floors."""
+    """Seconds of round trips, messages a second and messages lost of floods: of all that cross, and the floor."""
     apart = _two_cores()
     able = [Pair(sheet, contender) for contender in contenders if contender.crosses]
     async with contextlib.AsyncExitStack() as stack:
-        pairs = [SocketPair(sheet, SOCKET), RawPair(sheet, RAW), *able]
+        pairs = [SocketPair(sheet, SOCKET), *able]
         pairs = [pair for pair in pairs if await pair.start(stack, folder)]
         for _ in sheet.rounds(effort.rounds):
             for pair in pairs:

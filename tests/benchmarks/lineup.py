@@ -1,6 +1,5 @@
 """All contenders that can be had on this machine, and those that cannot, with the reason."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -54,7 +53,7 @@ async def _add_redis(found: Lineup, stack: contextlib.AsyncExitStack, folder: st
 
 async def _add_release(found: Lineup, folder: str) -> None:
     try:
-        python = await asyncio.to_thread(release.install, folder)
+        python = await release.install(folder)
     except release.NotInstalled as error:
         found.missing += [Missing(name, str(error)) for name in (names.RELEASE_AIO, names.RELEASE_CORE)]
         return

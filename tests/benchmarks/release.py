@@ -1,7 +1,7 @@
 """channels-lite 0.4.0 from PyPI, in a virtual environment of its own: its import name is ours."""
 
+import asyncio
 import os
-import subprocess
 import sys
 import venv
 from pathlib import Path
@@ -20,18 +20,21 @@ class NotInstalled(Exception):
     """It is not there to be measured; the text is the reason."""
 
 
-def install(folder: str) -> str:
+async def install(folder: str) -> str:
     """Make the environment in this folder: its Python. On the versions of Django and Channels that run here."""
+    await asyncio.to_thread(venv.create, folder)
+    python = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
+    pip = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pip", "--python", python, "install", "-q", *REQUIREMENTS),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     try:
-        venv.create(folder)
-        python = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
-        subprocess.run(
-            [sys.executable, "-m", "pip", "--python", python, "install", "-q", *REQUIREMENTS],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except subprocess.CalledProcessError as error:
-        lines = str(error.stderr or error.stdout or error).strip().splitlines()
-        raise NotInstalled(lines[-1]) from None
+        out, error = await pip.communicate()
+    except asyncio.CancelledError:  # the folder is about to go
+        pip.kill()
+        await pip.wait()
+        raise
+    if pip.returncode:
+        raise NotInstalled((error or out).decode().strip().splitlines()[-1])
     return python

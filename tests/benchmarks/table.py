@@ -38,7 +38,8 @@ def machine(redis: str = "") -> str:
         f"SQLite {sqlite3.sqlite_version}, apsw {apsw.apsw_version()}",
     ]
     if redis:
-        said.append(f"Redis {redis}, channels_redis {_version('channels_redis')}, redis-py {_version('redis')}")
+        said.append(f"Redis {redis}")
+        said += [f"{name} {_version(name)}" for name in ("channels_redis", "redis", "hiredis")]
     return ", ".join(said)
 
 

@@ -45,7 +45,7 @@ class Target(NamedTuple):
     at_least: bool = False
     """The ratio says how many times as good as the other one we are; otherwise how many times as much ours costs."""
     floor: Figure | None = None
-    """What stands in the place of ours where there is no layer: nobody gets below it."""
+    """Something simpler, without a layer's promises, that stands in the place of ours."""
     unit: str = ""
     """That of ``wanted`` where it is no ratio."""
 
@@ -171,7 +171,7 @@ def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[
 
 
 def notes(results: Sequence[Result]) -> Iterator[str]:
-    """What is to be known about the targets: which ones the floors of this run do not allow, and what members cost."""
+    """What is to be known about the targets: which ones the floors of this run miss, too, and what members cost."""
     measured = {(result.work, result.contender, result.size): result for result in results}
     for target in TARGETS:
         with contextlib.suppress(KeyError):
@@ -188,14 +188,14 @@ def notes(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _not_allowed(target: Target, measured: Measured) -> Iterator[str]:
-    """Where the floor alone misses the target, nobody on this machine can reach it."""
+    """Where the floor misses the target, a layer that is built like it cannot reach it on this machine."""
     if target.floor is None or target.beside is None or target.reached(target.ratio(measured, target.floor)):
         return
     beside = measured[target.beside.work, target.beside.contender, target.beside.size]
     times = 1 / target.wanted if target.at_least and beside.unit != "1/s" else target.wanted
     allowed = shown(times * target.beside.of(measured), beside.unit)
-    alone = f"the floor, {target.floor.contender}, has {target.floor.value(measured)}"
-    yield f"- out of reach on this machine: {target.title}: {times:.3g} times it is {allowed}; {alone}"
+    alone = f"{target.floor.contender} has {target.floor.value(measured)}"
+    yield f"- missed by the floor, too: {target.title}: {times:.3g} times it is {allowed}; {alone}"
 
 
 def _limit(target: Target) -> str:
@@ -219,4 +219,6 @@ def _why(target: Target, measured: Measured, missing: Sequence[Missing]) -> str:
         for one in missing:
             if result is None and one.name == figure.contender:
                 return one.reason
+    if target.ours.size and any(result.work == target.ours.work for result in measured.values()):
+        return f"this run has no size {target.ours.size:.0f}"
     return "not part of this run"

@@ -1,6 +1,7 @@
 """Processes that write into one database at once: what they get done together, how long one waits, what fails."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 
 from tests.benchmarks import names
@@ -12,6 +13,7 @@ from tests.benchmarks.sheet import Sheet
 
 SIZES = (1, 2, 4, 8)  # processes at once
 SECONDS = 0.5  # of writing in a turn
+SOON = 0.02  # seconds after which all begin
 KEPT = 500  # samples of a turn
 
 
@@ -41,7 +43,8 @@ def _results(sheet: Sheet, contender: Contender, size: int) -> list[Result]:
 
 async def _write(members: Sequence[Member], seconds: float) -> tuple[list[float], list[float], list[float]]:
     """The samples of one turn: of throughput, of waits and of errors."""
-    answers = await together(*(member.work("writers.write", seconds=seconds) for member in members))
+    start = time.perf_counter() + SOON
+    answers = await together(*(member.work("writers.write", start=start, seconds=seconds) for member in members))
     await members[0].work("writers.flush")
     errors = [error for answer in answers for error in answer["errors"]]
     waits = [wait for answer in answers for wait in answer["waits"]]

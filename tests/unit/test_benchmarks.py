@@ -18,6 +18,7 @@ from tests.benchmarks.lineup import lineup
 from tests.benchmarks.results import Result
 from tests.benchmarks.sheet import Sheet
 from tests.benchmarks.works import inprocess
+from tests.benchmarks.works.crossing import drain
 from tests.benchmarks.writers import thin
 
 APSW = Contender(names.APSW, "apsw", ours=True)
@@ -92,7 +93,7 @@ def test_what_was_not_measured_says_why() -> None:
     assert verdict(title, [ours, failed])[-1] == "not measured: failed: ConnectionError"
 
 
-def test_a_target_below_its_floor_is_said_to_be_out_of_reach() -> None:
+def test_of_a_target_it_is_said_that_the_floor_misses_it_too() -> None:
     ours, redis, raw = (
         Result(names.SEQUENTIAL, name, "s", [[seconds]])
         for name, seconds in ((names.APSW, 80e-6), (names.REDIS_CORE_TCP, 1e-3), (names.RAW, 67e-6))
@@ -100,7 +101,7 @@ def test_a_target_below_its_floor_is_said_to_be_out_of_reach() -> None:
     title = f"{names.SEQUENTIAL}, beside {names.REDIS_CORE_TCP}"
     assert verdict(title, [ours, redis, raw])[2] == "12.5 (80 µs beside 1 ms; raw apsw: 67 µs)"
     assert list(targets.notes([ours, redis, raw])) == [
-        f"- out of reach on this machine: {title}: 0.05 times it is 50 µs; the floor, raw apsw, has 67 µs"
+        f"- missed by the floor, too: {title}: 0.05 times it is 50 µs; raw apsw has 67 µs"
     ]
     raw.rounds = [[50e-6]]
     assert list(targets.notes([ours, redis, raw])) == []
@@ -230,6 +231,20 @@ async def test_a_message_of_somebody_else_is_not_taken_for_the_one_that_was_sent
         await inprocess.sequential(layer, 1, 9.0)
 
 
+@pytest.mark.parametrize(("numbers", "came"), [((1, 2, 3), 3), ((1, 3), 2), ((1, 2, 2, 3), None), ((1, 3, 2), None)])
+async def test_a_flood_is_not_taken_for_whole(numbers: tuple[int, ...], came: int | None) -> None:
+    """What is missing is counted; what comes twice, or too late, does not make up for it."""
+    layer = InMemoryChannelLayer()
+    for number in numbers:
+        await layer.send("flood", {"type": "crossing.flood", "number": number, "last": number == numbers[-1]})
+    draining = drain(layer, "flood", "reply")
+    if came is None:
+        with pytest.raises(RuntimeError, match=r"has come after message"):
+            await draining
+    else:
+        assert await draining == came
+
+
 async def test_who_takes_long_is_measured_in_no_larger_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The larger ones say why; at the size that took long, all rounds are there."""
     monkeypatch.setattr(groups, "SLOW", 0.0)
@@ -245,9 +260,11 @@ async def test_who_takes_long_is_measured_in_no_larger_groups(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rounds", "0"], "at least 1 round"),
-        (["--share", "0"], "a share is above 0"),
-        (["--share", "nan"], "a share is above 0"),
+        (["--rounds", "0"], "rounds are a whole number from 1 on"),
+        (["--rounds", "x"], "rounds are a whole number from 1 on"),
+        (["--share", "0"], "a share is a number above 0"),
+        (["--share", "nan"], "a share is a number above 0"),
+        (["--share", "x"], "a share is a number above 0"),
         (["nothing"], "there are inprocess, payloads"),
         (["--json", "missing/file.json"], "missing/file.json"),
     ],
@@ -279,3 +296,19 @@ async def test_whether_a_part_has_failed(
     options = argparse.Namespace(parts=["groups"], rounds=1, share=0.01, json=None, plot=None)
     assert await importlib.import_module("tests.benchmarks.__main__").main(options) is not fails
     assert ("the part groups: failed: ValueError: as a whole" in capsys.readouterr().out) is fails
+
+
+async def test_whether_a_contender_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That makes the benchmark's status, too."""
+
+    async def fail() -> None:
+        raise WorkFailed("alone")
+
+    async def measure(sheet: Sheet, *arguments: object) -> None:
+        await sheet.attempt(fail(), sheet.result(names.SPECIFIC, APSW, "s"))
+
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(groups, "measure", measure)
+    options = argparse.Namespace(parts=["groups"], rounds=1, share=0.01, json=None, plot=None)
+    assert not await importlib.import_module("tests.benchmarks.__main__").main(options)

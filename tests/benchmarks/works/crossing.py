@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -31,9 +32,14 @@ async def name(layer: Any) -> str:
 async def trips(layer: Any, to: str, reply: str, most: int, seconds: float) -> list[float]:
     """Seconds of each round trip to ``echo`` in another process."""
 
+    numbers = itertools.count()
+
     async def trip(last: bool) -> None:
-        await layer.send(to, {"type": "crossing.ping", "reply": reply, "text": TEXT, "last": last})
-        await layer.receive(reply)
+        number = next(numbers)
+        await layer.send(to, {"type": "crossing.ping", "reply": reply, "text": TEXT, "number": number, "last": last})
+        answer = await layer.receive(reply)
+        if answer["number"] != number:
+            raise RuntimeError(f"Message {number} was sent, and {answer['number']} has come back.")
 
     return await asyncio.wait_for(_timed(trip, most, seconds), seconds + PATIENCE)
 
@@ -93,15 +99,20 @@ async def _insist(layer: Any, to: str, message: dict[str, Any]) -> None:
 
 
 async def drain(layer: Any, channel: str, reply: str) -> int:
-    """Receive a flood, and acknowledge it batch by batch; how many came until the last, or until no more came."""
-    came = 0
+    """Receive a flood, and acknowledge it batch by batch; how many came until the last, or until no more came.
+
+    RuntimeError where one came twice, or after a later one.
+    """
+    came = latest = 0
 
     async def take() -> None:
-        nonlocal came
+        nonlocal came, latest
         heard, last = 0, False
         while not last:
             message = await layer.receive(channel)
-            came += 1
+            if message["number"] <= latest:
+                raise RuntimeError(f"Message {message['number']} has come after message {latest}.")
+            came, latest = came + 1, message["number"]
             last = message["last"]
             if last or message["number"] - heard >= BATCH:
                 heard = message["number"]

@@ -1,5 +1,6 @@
 """Writing as fast as one process can, while others do the same."""
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -8,13 +9,14 @@ TEXT = "x" * 80
 NAMES = 2000  # channels to send to in turn, so that none fills up though nobody receives
 
 
-async def write(layer: Any, seconds: float) -> dict[str, Any]:
-    """Send until the time is over.
+async def write(layer: Any, start: float, seconds: float) -> dict[str, Any]:
+    """Send from ``start`` on, on the clock that all processes share, until the time is over.
 
     Returns ``waits``: seconds of each send, whatever its end; ``errors``: what failed among them; ``took``: seconds.
     """
     waits: list[float] = []
     errors: list[str] = []
+    await asyncio.sleep(start - time.perf_counter())
     begin = now = time.perf_counter()
     while now - begin < seconds:
         number = len(waits)
