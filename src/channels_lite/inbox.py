@@ -133,7 +133,7 @@ class Inbox:
             return []
         try:
             datagrams = self.collect(all_of_it=True)  # now nothing is under way
-            self._read = self._page.taken  # a sender that was killed may have sent one without counting it
+            self._read = self._page.taken  # a sender that was killed may have counted one without sending it
             self._left = self._page.room = max(0, room - len(datagrams)) if self._page.is_open else 0
             self._low = self._left // 2 if self._left else -1  # without room, wait until somebody receives
         finally:

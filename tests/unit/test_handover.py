@@ -719,22 +719,6 @@ async def test_a_sender_that_was_killed_in_the_middle(two: Two) -> None:
     assert two.stranger().held("any") == 0
 
 
-async def test_a_layer_that_is_closed_during_a_sweep(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep comes to its end."""
-    two.stranger()._page.count()
-    closing = threading.Event()
-
-    def close() -> None:
-        two.layer._inbox = None
-        closing.set()
-
-    monkeypatch.setattr(two.layer, "_make_room", close)
-    inbox = two.layer._inbox
-    two.layer.sweep(lambda sql, parameters: [])
-    assert closing.is_set()
-    two.layer._inbox = inbox
-
-
 @pytest.mark.parametrize("end", ["close", "flush", "row"])
 async def test_a_message_behind_a_strangers(two: Two, end: str) -> None:
     """It is delivered when the layer closes, gone with a flush, and comes before what is sent as a row."""

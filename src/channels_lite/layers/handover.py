@@ -292,8 +292,6 @@ class HandoverLayer(OpenableLayer[D]):
         self.take_in_all()  # perhaps no loop listens any more
         inbox = self._inbox
         if inbox is not None:
-            if inbox.is_behind:  # a sender was killed after it had counted what it did not send any more
-                self._make_room()
             inbox.clean()
         if self._outboxes is not None:
             self._outboxes.prune()
