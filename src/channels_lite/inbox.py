@@ -37,7 +37,7 @@ class Inbox:
         """Make its files; OSError where that is not possible."""
         self._read = self._delivered = 0  # how many messages
         self._left = self._low = 0  # how many more others may send, and when it is time to let them send more
-        self._missing = -1  # how many had been counted when the last of them was not there yet
+        self._awaited = -1  # how many had been counted when the last of them was not there yet
         self._again = 0.0  # when the lock is tried again
         self._most = 0  # what was in the fullest mailbox when that was decided
         self._held = ("", 0)
@@ -111,9 +111,9 @@ class Inbox:
         if self._read > taken:  # of a stranger's, which nobody has counted
             self._low = self._left
         elif self._read < taken and not anything:  # it is just being sent; or, the second time, its sender was killed
-            if self._missing == taken:
+            if self._awaited == taken:
                 self._low = self._left
-            self._missing = taken
+            self._awaited = taken
 
     def delivered(self) -> None:
         """What was collected has been delivered, and what ``hold`` was told takes it into account."""

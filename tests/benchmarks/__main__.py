@@ -21,7 +21,7 @@ from tests.benchmarks.contenders import Missing
 from tests.benchmarks.effort import Effort
 from tests.benchmarks.lineup import Lineup, lineup
 from tests.benchmarks.results import Result
-from tests.benchmarks.sheet import FAILED, Sheet
+from tests.benchmarks.sheet import Sheet
 
 PARTS = ("inprocess", "payloads", "groups", "crossing", "writers", "idle", "backlog", "chat")
 
@@ -39,8 +39,8 @@ async def main(options: argparse.Namespace) -> bool:
         _write(options.json, {"machine": machine, "command": command.strip()}, measured, missing)
     if options.plot:
         _plot(results, options.plot)
-    _print(machine, command, measured, missing)
-    return len(missing) == absent and not any(result.reason.startswith(FAILED) for result in results)
+    _print(machine, command, measured, missing, rough=options.share < 1)
+    return len(missing) == absent and not any(result.failed for result in results)
 
 
 async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespace) -> list[Result]:
@@ -58,9 +58,11 @@ async def _part(part: str, found: Lineup, folder: str, options: argparse.Namespa
     return sheet.results
 
 
-def _print(machine: str, command: str, measured: dict[str, list[Result]], missing: list[Missing]) -> None:
+def _print(
+    machine: str, command: str, measured: dict[str, list[Result]], missing: list[Missing], *, rough: bool
+) -> None:
     print(f"{machine}: `{command.strip()}`\n\n{table.CAPTION}\n")
-    if "--share" in command:
+    if rough:
         print("Of a share, figures are rough, and nothing follows for the targets.\n")
     for part, results in measured.items():
         print("\n".join(table.tables(part, results)))
@@ -121,7 +123,7 @@ def _share(text: str) -> float:
 def _prepare(options: argparse.Namespace) -> None:
     """Make what is to be written to; OSError where that is not possible."""
     if options.json:
-        with open(options.json, "w", encoding="utf-8"):  # what an earlier run has left is none of this one
+        with open(options.json, "a", encoding="utf-8"):  # what an earlier run has left stays until this one ends
             pass
     if options.plot:
         os.makedirs(options.plot, exist_ok=True)

@@ -44,7 +44,7 @@ class Contender:
 
 RAW = Contender(names.RAW, "")
 SOCKET = Contender(names.SOCKET, "")
-BARE = Contender(names.BARE, "bare")
+BARE = Contender(names.BARE, "bare", crosses=False, encrypts=False)
 
 
 @dataclass(frozen=True)

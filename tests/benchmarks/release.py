@@ -36,5 +36,6 @@ async def install(folder: str) -> str:
         await pip.wait()
         raise
     if pip.returncode:
-        raise NotInstalled((error or out).decode().strip().splitlines()[-1])
+        said = (error or out).decode().strip() or f"pip has ended with {pip.returncode}"
+        raise NotInstalled(said.splitlines()[-1])
     return python

@@ -20,6 +20,8 @@ class Result:
     """Where the work is measured at several sizes for a curve: members, writers, bytes or rows."""
     reason: str = ""
     """Why there are no samples, or fewer than usual."""
+    failed: bool = False
+    """Whether that is an error of the contender."""
 
     def quantile(self, share: float = 0.5) -> float:
         """The median over the rounds of this quantile of a round; 1.0 is the highest sample of all rounds."""

@@ -9,8 +9,6 @@ from tests.benchmarks.results import Result
 
 T = TypeVar("T")
 
-FAILED = "failed: "  # how the reason of a failure begins
-
 
 class Sheet:
     """Samples by work, contender and size. A result that has a reason is left alone from then on."""
@@ -46,7 +44,7 @@ class Sheet:
             return await doing
         except WorkFailed as error:
             for result in results:
-                result.reason = f"{FAILED}{error.summary}"
+                result.reason, result.failed = f"failed: {error.summary}", True
                 result.rounds.clear()
             return None
 

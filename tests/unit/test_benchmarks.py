@@ -209,11 +209,15 @@ async def test_a_part_measures_all_its_works(part: str, tmp_path: Path, monkeypa
             assert [len(samples) > 0 for samples in result.rounds] == [True], result
 
 
-async def test_peers_that_are_not_installed_are_named_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither Redis nor the release can be had."""
     monkeypatch.setenv("PATH", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.mark.usefixtures("without_peers")
+async def test_peers_that_are_not_installed_are_named_with_the_reason(tmp_path: Path) -> None:
     async with lineup(str(tmp_path)) as found:
         assert [contender.name for contender in found.contenders] == [*names.OURS, names.MEMORY]
         missing = {one.name: one.reason for one in found.missing}
@@ -280,6 +284,14 @@ def test_arguments_that_are_wrong(
     assert said in capsys.readouterr().err
 
 
+async def measure_groups() -> bool:
+    """Whether a run of that part alone ends without a failure."""
+    options = argparse.Namespace(parts=["groups"], rounds=1, share=0.01, json=None, plot=None)
+    ended_well: bool = await importlib.import_module("tests.benchmarks.__main__").main(options)
+    return ended_well
+
+
+@pytest.mark.usefixtures("without_peers")
 @pytest.mark.parametrize("fails", [True, False])
 async def test_whether_a_part_has_failed(
     fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -290,14 +302,12 @@ async def test_whether_a_part_has_failed(
         if fails:
             raise ValueError("as a whole")
 
-    monkeypatch.setenv("PATH", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(groups, "measure", measure)
-    options = argparse.Namespace(parts=["groups"], rounds=1, share=0.01, json=None, plot=None)
-    assert await importlib.import_module("tests.benchmarks.__main__").main(options) is not fails
+    assert await measure_groups() is not fails
     assert ("the part groups: failed: ValueError: as a whole" in capsys.readouterr().out) is fails
 
 
+@pytest.mark.usefixtures("without_peers")
 async def test_whether_a_contender_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """That makes the benchmark's status, too."""
 
@@ -307,8 +317,5 @@ async def test_whether_a_contender_has_failed(monkeypatch: pytest.MonkeyPatch) -
     async def measure(sheet: Sheet, *arguments: object) -> None:
         await sheet.attempt(fail(), sheet.result(names.SPECIFIC, APSW, "s"))
 
-    monkeypatch.setenv("PATH", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(groups, "measure", measure)
-    options = argparse.Namespace(parts=["groups"], rounds=1, share=0.01, json=None, plot=None)
-    assert not await importlib.import_module("tests.benchmarks.__main__").main(options)
+    assert not await measure_groups()
