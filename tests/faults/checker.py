@@ -67,7 +67,8 @@ class Evidence:
         self.asked = {record.channel: record.at for record in by_event[Event.RECEIVING]}
         self.members = _memberships(by_event)
         self.killed = {record.number for record in by_event[Event.KILLED]}
-        self.dropped = Counter(r.channel for r in by_event[Event.DROPPED] if r.detail in CAPACITY)
+        # By queue: a group's message that the siblings behind one "!" did not get is counted once, for one of them.
+        self.dropped = Counter(_queue(r.channel) for r in by_event[Event.DROPPED] if r.detail in CAPACITY)
         self.made = {record.channel: record.process for record in by_event[Event.MADE]}
         # What a killed process may have claimed: as many messages of a channel as it had receive() calls under way.
         begun = Counter((r.process, r.channel) for r in by_event[Event.RECEIVING] if r.process in self.killed)
@@ -96,6 +97,11 @@ class Evidence:
             if start.group
             else delivery.channel == start.channel
         )
+
+
+def _queue(channel: str) -> str:
+    name, mark, _ = channel.partition("!")
+    return name + mark
 
 
 def _sent(record: Record) -> Message:
@@ -155,7 +161,7 @@ def _unexplained(evidence: Evidence, taken: Counter[Delivery]) -> list[Delivery]
     for delivery in missing:
         if evidence.made.get(delivery.channel) not in evidence.killed and not has_expired(delivery):
             lost[delivery.channel].append(delivery)
-    spared = {channel: evidence.dropped[channel] + evidence.claimed[channel] for channel in lost}
+    spared = {channel: evidence.dropped[_queue(channel)] + evidence.claimed[channel] for channel in lost}
     return [delivery for channel, found in lost.items() for delivery in found[spared[channel] :]]
 
 

@@ -158,7 +158,7 @@ def test_expiry_of_the_last_message():
 
 
 def test_capacity_explains_as_many_as_were_counted():
-    """A dropped message that the layer has counted explains one that is missing, on that channel, and no more."""
+    """A dropped message that the layer has counted explains one that is missing, in that queue, and no more."""
     dropped, rest = Record(Event.DROPPED, 3.0, READER, "jobs", detail="SLOW"), without(Event.RECEIVED, 2)
     assert not judge([*rest, dropped])
     for change in ({"channel": "other"}, {"detail": "UNDECODABLE"}):
