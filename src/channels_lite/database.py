@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from channels_lite import outbox
 from channels_lite.bell import Bell, Listener
-from channels_lite.errors import SchemaError
+from channels_lite.errors import Locked, SchemaError
 from channels_lite.keeper import Connection, Keeper
 from channels_lite.schema import Execute
 
@@ -110,7 +110,10 @@ class Database(abc.ABC):
         if self.in_memory:
             return None
         stamp = None if self.bell is None else self.bell.stamp()
-        return self.version() if stamp is None else stamp
+        try:
+            return self.version() if stamp is None else stamp
+        except Locked:
+            return object()  # which no other value is equal to
 
     def listen(self) -> Listener | None:
         """A new listener for the bell."""

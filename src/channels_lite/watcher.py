@@ -7,13 +7,15 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from channels_lite import keeper
 from channels_lite.bell import Listener
-from channels_lite.errors import LayerClosed
+from channels_lite.errors import LayerClosed, Locked
 
 logger = logging.getLogger("channels_lite.watcher")
 
 BACKSTOP = 0.5  # seconds between polls while the bell can be heard: for writers that ring none
 RESTART_PAUSE = 1.0  # seconds before a watcher that failed is started again
+UNKNOWN = -1  # the version of a database that cannot be asked just now
 
 
 class Source(Protocol):
@@ -74,7 +76,9 @@ class Watcher:
         self._idle_since: float | None = None
         self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._version = -1
+        self._version = UNKNOWN
+        self._again: asyncio.TimerHandle | None = None  # the next look, after one that met a lock
+        self._attempts = 0  # looks in vain, one after the other
         self.running = False
 
     @property
@@ -88,7 +92,7 @@ class Watcher:
         """Begin to listen; False where it has begun already. Whoever starts it looks at the database afterwards."""
         if self.running:
             return False
-        self._version = self._source.version()
+        self._version = self._current_version()
         self.running = True
         self._idle_since = None
         try:
@@ -166,7 +170,7 @@ class Watcher:
     def _restart(self) -> None:
         try:
             self.start()
-            self._look()
+            self._look_now()
         except LayerClosed:
             self.stop()
         except Exception:
@@ -183,7 +187,7 @@ class Watcher:
         if self._crowded():
             self._look_if_changed()
         else:
-            self._look()
+            self._look_now()
 
     def _tick(self) -> None:
         if self._idle_for_too_long():
@@ -215,11 +219,29 @@ class Watcher:
         return self.loop.time() - self._idle_since >= self._idle_timeout
 
     def _look_if_changed(self) -> None:
-        version = self._source.version()
-        if version != self._version:
+        version = self._current_version()
+        if version != self._version or version == UNKNOWN:
             # Before the look: a commit during it must count as new.
             self._version = version
+            self._look_now()
+
+    def _current_version(self) -> int:
+        try:
+            return self._source.version()
+        except Locked:
+            return UNKNOWN
+
+    def _look_now(self) -> None:
+        """Look; again in a moment where somebody has the lock, who may be mending what a killed process has left."""
+        if self._again is not None:
+            self._again.cancel()
+        try:
             self._look()
+        except Locked:
+            self._again = self.loop.call_later(keeper.pause(self._attempts), self._guard, self._look_now)
+            self._attempts += 1
+        else:
+            self._attempts = 0
 
     def abandon(self) -> None:
         """Give the descriptors back without touching the loop."""
@@ -237,9 +259,10 @@ class Watcher:
             if not self.loop.is_closed():
                 self.loop.remove_reader(ear.fileno())
             ear.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._again = None
 
 
 class Layer(Inbox, Protocol):

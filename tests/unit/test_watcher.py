@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from channels_lite import bell, watcher
+from channels_lite.errors import Locked
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.watcher import Watcher
 from tests.patience import PATIENCE, until
@@ -379,6 +380,34 @@ async def test_look_that_fails(make: Make, source: Source, ear: Ear, caplog: pyt
     source.commit()
     source.listener.ring()
     await soon(ear.looked)
+
+
+async def test_look_that_meets_a_lock(make: Make, source: Source, ear: Ear, caplog: pytest.LogCaptureFixture) -> None:
+    """A look, or a question for the version, that meets a lock is made again at once, and nothing is logged."""
+    make().start()
+    ear.fails.extend([Locked("simulated")] * 60)
+    source.commit()
+    source.listener.ring()
+    await soon(ear.looked)
+    assert not ear.fails
+    source.fails.append(Locked("simulated"))
+    source.listener.ring()
+    await soon(ear.looked)
+    assert caplog.text == ""
+
+
+async def test_stop_while_a_lock_is_waited_for(make: Make, source: Source, ear: Ear) -> None:
+    """A watcher that is stopped then looks no more."""
+    started = make()
+    started.start()
+    ear.fails.extend([Locked("simulated")] * 1_000)
+    source.commit()
+    source.listener.ring()
+    await until(lambda: len(ear.fails) < 1_000)
+    started.stop()
+    left = len(ear.fails)
+    await asyncio.sleep(0.05)  # more than twice the longest pause
+    assert (ear.looks, len(ear.fails)) == (0, left)
 
 
 async def test_poll_that_fails(make: Make, source: Source, ear: Ear, caplog: pytest.LogCaptureFixture) -> None:
