@@ -31,6 +31,8 @@ class Waiter(msgspec.Struct, eq=False):
     """Another one waited on its queue in its loop when it began to."""
     item: Item | None = None
     woken: bool = False
+    lent: bool = False
+    """Its item was claimed in a transaction that may give it back: nobody else may have it."""
 
     def wake(self, here: asyncio.AbstractEventLoop | None) -> bool:
         """Let the waiter go on; False where its loop is closed and nobody will. ``here``: the loop that runs."""
@@ -119,7 +121,7 @@ class Mailboxes:
         of a normal channel is parked because of that, which other processes may want.
         """
         self._abandoned.append(waiter)
-        wanted = waiter.item is not None and not waiter.queue.endswith("!")
+        wanted = waiter.item is not None and not waiter.lent and not waiter.queue.endswith("!")
         if self._lock._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks it
             return wanted  # it may be
         with self._lock:
@@ -162,11 +164,17 @@ class Mailboxes:
                 self._grow(queue, len(shared))
         return full
 
-    def give(self, waiter: Waiter, item: Item) -> bool:
-        """Hand an item to this very waiter; False where it has been woken already, or has gone."""
+    def give(self, waiter: Waiter, item: Item, *, lent: bool = False) -> bool:
+        """Hand an item to this very waiter; False where it has been woken already, or has gone.
+
+        ``lent``: the item goes to nobody else, whatever becomes of the waiter. Who cancels it gives the item back.
+        """
         with self._lock:
             self._take_out_abandoned()
-            return waiter in self._waiters.get(waiter.channel, ()) and self._rouse(waiter, running_loop(), item)
+            if waiter not in self._waiters.get(waiter.channel, ()):
+                return False
+            waiter.lent = lent
+            return self._rouse(waiter, running_loop(), item)
 
     def wake(self, channel: str, count: int = 1) -> bool:
         """Let up to ``count`` receivers of the channel look at the database again; False where there is none."""
@@ -347,7 +355,7 @@ class Mailboxes:
         if waiter.item is None:
             if waiter.woken:
                 self._wake(waiter.channel, 1)
-        elif not self._hand_over(waiter.channel, waiter.item, running_loop()):
+        elif not waiter.lent and not self._hand_over(waiter.channel, waiter.item, running_loop()):
             self._parked.setdefault(waiter.channel, deque()).appendleft(waiter.item)
 
     def _wake(self, channel: str, count: int) -> bool:
@@ -388,7 +396,8 @@ class Mailboxes:
         for waiter in stale:
             self._woken.pop(waiter, None)
         # The oldest item goes to a waiter first; of those that are parked, it ends up in front.
-        left = [w for w in stale if w.item is None or not self._hand_over(w.channel, w.item, running_loop())]
+        given = [w for w in stale if not w.lent]
+        left = [w for w in given if w.item is None or not self._hand_over(w.channel, w.item, running_loop())]
         for waiter in reversed(left):
             self._give_on(waiter)
         for waiter in stale:  # it may be abandoned yet, when its task is thrown away: it has nothing to give on then

@@ -3,7 +3,7 @@
 import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     doubled: list[Delivery]
     """Received more than once."""
     swapped: list[Delivery]
-    """Received by a receiver after a later message of the same sender to the same channel."""
+    """Received after a later message of the same sender to the same channel, of which there is one receiver."""
     lost: list[Delivery]
     """Acknowledged and not received, and neither expiry nor capacity nor the end of its receiver explains it."""
 
@@ -143,11 +143,14 @@ def judge(records: Sequence[Record]) -> Verdict:
     )
 
 
-def _swapped(received: Iterable[Record]) -> Iterator[Delivery]:
-    last: dict[tuple[str, str, str, str], int] = {}
+def _swapped(received: Sequence[Record]) -> Iterator[Delivery]:
+    receivers: dict[str, set[str]] = defaultdict(set)
+    last: dict[tuple[str, str, str], int] = {}
     for record in received:
-        line = (record.receiver, record.channel, record.sender, record.to)
-        if record.number < last.get(line, -1):
+        receivers[record.channel].add(record.receiver)
+    for record in received:
+        line = (record.channel, record.sender, record.to)
+        if record.number < last.get(line, -1) and len(receivers[record.channel]) == 1:
             yield _taken(record)
         last[line] = max(record.number, last.get(line, -1))
 

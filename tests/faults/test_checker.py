@@ -103,7 +103,7 @@ def test_a_doubled_message():
 
 
 def test_swapped_messages():
-    """Two messages of one sender that a receiver got in the wrong order are found."""
+    """Two messages of one sender that the only receiver of a channel got in the wrong order are found."""
     records = list(GOOD)
     one, other = position(Event.RECEIVED, 1), position(Event.RECEIVED, 2)
     records[one], records[other] = records[other], records[one]

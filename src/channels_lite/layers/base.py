@@ -1,6 +1,7 @@
 """The Channels API over a store, mailboxes and watchers. No SQL and no threads: those come with the connection."""
 
 import abc
+import asyncio
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -116,8 +117,10 @@ class SQLiteLayer(GroupsLayer[D]):
                         item = self._missed(waiter, attempt)
                         if item is None:
                             await waiter.future
-                    except BaseException:
+                    except BaseException as error:
                         self._give_up(waiter)
+                        if waiter.lent and isinstance(error, asyncio.CancelledError):
+                            await self._give_back(waiter)
                         raise
                     # From here to the caller, nothing is awaited.
                     item = self._leave(waiter, item)
@@ -180,6 +183,9 @@ class SQLiteLayer(GroupsLayer[D]):
         """Take out a waiter that does not use what it was given: it goes to the next one, or back where it was."""
         if self._mailboxes.abandon(waiter) and self._has_others():
             self._later(partial(self._put_back, waiter.queue))
+
+    async def _give_back(self, waiter: Waiter) -> None:
+        """Undo the claim of a message that was lent to a waiter. There are none where claims are not rolled back."""
 
     def _has_others(self) -> bool:
         """Whether other processes can reach the database."""

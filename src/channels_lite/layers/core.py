@@ -1,6 +1,7 @@
 """The layer on Django's own connection: what synchronous code sends belongs to its transaction."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -188,20 +189,35 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if waiter.queue.endswith("!") and not may_roll_back:
             self._claim(waiter.queue, execute, within=True)
         elif not waiter.woken:
-            self._claim_alone(waiter, execute)
+            self._claim_alone(waiter, execute, may_roll_back)
 
-    def _claim_alone(self, waiter: Waiter, execute: Execute) -> None:
+    def _claim_alone(self, waiter: Waiter, execute: Execute, may_roll_back: bool) -> None:
         prefix, queue = self.options.prefix, waiter.queue
         local = self._split(waiter.channel)[1]
         if local is None:
             row = store.claim_one(execute, prefix, queue)
         else:
             row = store.claim_own(execute, prefix, queue, local, partial(self._still_waits, waiter))
-        if row is not None and not self._mailboxes.give(waiter, Item(*row)):
+        if row is not None and not self._mailboxes.give(waiter, Item(*row), lent=may_roll_back):
             try:
-                store.put_back(execute, prefix, queue, *row, local=local)
+                self._put_back_for(waiter, Item(*row), execute)
             except Locked:
                 self._mailboxes.park(waiter.channel, Item(*row))
+
+    def _put_back_for(self, waiter: Waiter, item: Item, execute: Execute) -> None:
+        local = self._split(waiter.channel)[1]
+        store.put_back(execute, self.options.prefix, waiter.queue, item.payload, item.expires_at, local)
+
+    async def _give_back(self, waiter: Waiter) -> None:
+        database, item = self._database, waiter.item
+        if database is None or item is None:
+            return
+        job = partial(database.run_here, partial(self._put_back_for, waiter, item))
+        undo = asyncio.ensure_future(caller.run(job))
+        # Whatever cancels this as well: once receive() has ended, its transaction may end.
+        while not undo.done():
+            with contextlib.suppress(asyncio.CancelledError, CallerGone):
+                await asyncio.shield(undo)
 
     def _still_waits(self, waiter: Waiter) -> bool:
         self.take_in_all()
