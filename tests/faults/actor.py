@@ -1,16 +1,20 @@
 """A process of a fault test: ``python -m tests.faults.actor FILE LOGS JSON``. It logs what it sends and receives.
 
 The JSON is an object: ``core`` for the layer on Django's connection, ``options`` for the layer, and ``tasks``, each an
-object whose ``do`` is the name of a function here and whose other members are its arguments. It prints "ready" when all
-tasks have begun. On the line "stop" it ends those that send and prints "stopped"; it ends when its input is closed.
+object whose ``do`` is the name of a method of Actor and whose other members are its arguments. It prints "ready" when
+all tasks have begun. On the line "stop" it ends those that send and prints "stopped"; it ends when its input is closed.
+With ``crowd``, so many processes do the tasks, which end by themselves; then it prints "stopped".
 """
 
 import asyncio
+import contextlib
+import glob
 import json
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -30,6 +34,8 @@ from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
 from tests.faults.log import Event, Log
 
+BEAT = 0.05  # seconds for which an event loop may stand still
+REST = 0.005  # seconds between two heartbeats
 BEFORE = 0.001  # seconds that a sender waits after a channel was full
 
 
@@ -112,6 +118,18 @@ class Actor:
             if pause:
                 await asyncio.sleep(pause)
 
+    async def heartbeat(self, *, block: float = 0.0) -> None:
+        """Notice it when the event loop does not run for more than BEAT; ``block`` it once for so many seconds."""
+        while True:
+            begun, others = time.monotonic(), waited_for_processor()
+            await asyncio.sleep(0)
+            time.sleep(block)  # noqa: ASYNC251 # to see that it is noticed
+            block = 0.0
+            await asyncio.sleep(REST)
+            late = time.monotonic() - begun - REST - (waited_for_processor() - others)
+            if late > BEAT:
+                self.log.note(Event.LATE, number=round(late * 1000))
+
     async def die_unrung(self, channel: str) -> None:
         """Send a message and die between the commit and the bell."""
         Bell.ring = lambda bell: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
@@ -144,6 +162,15 @@ class Actor:
             await self._join(group, channel)
 
 
+def waited_for_processor() -> float:
+    """Seconds for which threads of this process were ready to run, and others ran: see schedstats in Linux."""
+    total = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        with contextlib.suppress(FileNotFoundError), open(path) as file:  # the thread has ended
+            total += int(file.read().split()[1])
+    return total / 1e9
+
+
 class LoggedDrops(Drops):
     """Logs what the layer counts."""
 
@@ -157,6 +184,25 @@ class LoggedDrops(Drops):
 
 
 SENDING = ("send",)
+
+
+def crowd(size: int, file: str, logs: str, work: dict[str, Any]) -> None:
+    """Do the tasks in so many processes at once, which end when all of theirs are done."""
+    children = []
+    for _ in range(size):
+        children.append(os.fork())
+        if not children[-1]:
+            asyncio.run(_alone(file, logs, work))
+            os._exit(0)
+    print("ready", flush=True)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    print("stopped" if not any(codes) else codes, flush=True)
+
+
+async def _alone(file: str, logs: str, work: dict[str, Any]) -> None:
+    actor = Actor(file, logs, core=work.get("core", False), options=work.get("options"))
+    await asyncio.gather(*(_begin(actor, **how) for how in work["tasks"]))
+    await actor.layer.close()
 
 
 async def main(file: str, logs: str, work: dict[str, Any]) -> None:
@@ -194,4 +240,8 @@ async def _obey(actor: Actor, sending: list["asyncio.Future[None]"]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))
+    work = json.loads(sys.argv[3])
+    if size := work.get("crowd"):
+        crowd(size, *sys.argv[1:3], work)
+    else:
+        asyncio.run(main(*sys.argv[1:3], work))

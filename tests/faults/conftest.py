@@ -30,9 +30,9 @@ class Cast:
         if core:
             keep_a_wal(path)
 
-    async def start(self, *tasks: dict[str, Any], **options: Any) -> Peer:
-        """Start a process that does these tasks; ``options`` are those of its layer."""
-        work = {"core": self.core, "options": options, "tasks": tasks}
+    async def start(self, *tasks: dict[str, Any], crowd: int = 0, **options: Any) -> Peer:
+        """Start a process that does these tasks, or a crowd of them; ``options`` are those of its layer."""
+        work = {"core": self.core, "options": options, "tasks": tasks, "crowd": crowd}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.faults.actor", self.path, str(self.logs), json.dumps(work)),
             cwd=ROOT,

@@ -23,6 +23,7 @@ class Event(str, Enum):
     RECEIVING = "receiving"  # receive() is called
     RECEIVED = "received"  # it returned
     DROPPED = "dropped"  # the layer dropped a message, and counted it
+    LATE = "late"  # a heartbeat, by ``number`` milliseconds in which nothing else kept the process from running
     KILLED = "killed"  # a process was ended by the test; ``sender`` is its number
 
 
