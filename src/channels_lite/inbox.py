@@ -17,7 +17,20 @@ import sys
 import time
 
 from channels_lite.datagram import MOST_BYTES
-from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, give, new_page, path_of, remove, remove_if_dead
+from channels_lite.page import (
+    FULLEST,
+    PATIENCE,
+    SOCKET,
+    TAKEN,
+    at,
+    folder_of,
+    give,
+    mark,
+    new_page,
+    path_of,
+    remove,
+    remove_if_dead,
+)
 
 logger = logging.getLogger("channels_lite.inbox")
 
@@ -36,11 +49,13 @@ class Inbox:
     def __init__(self, database: str, prefix: str, owner: str) -> None:
         """Make its files; OSError where that is not possible."""
         self._read = self._delivered = 0  # how many messages
-        self._left = self._low = 0  # how many more others may send, and when it is time to let them send more
+        self.left = 0
+        """How many messages more others may send."""
+        self._low = 0  # when it is time to let them send more
         self._awaited = -1  # how many had been counted when the last of them was not there yet
         self._again = 0.0  # when the lock is tried again
-        self._most = 0  # what was in the fullest mailbox when that was decided
-        self._held = ("", 0)
+        self._half = -1  # half of what was in the fullest mailbox when that was decided
+        self._fullest, self._mark = "", 0  # the name of that mailbox, and what stands for it on the page
         folder = _folder(database)
         self._path = path_of(folder, prefix, owner)
         owned = os.stat(database)  # who may use the database may send
@@ -70,26 +85,20 @@ class Inbox:
     @property
     def is_low(self) -> bool:
         """Whether it is time to let others send more."""
-        return self._left <= self._low
-
-    @property
-    def left(self) -> int:
-        """How many messages more others may send."""
-        return self._left
+        return self.left <= self._low
 
     @property
     def is_at_rest(self) -> bool:
         """Neither of both."""
-        return self._page.numbers[TAKEN] == self._delivered and self._left > self._low
+        return self._page.numbers[TAKEN] == self._delivered and self.left > self._low
 
-    def hold(self, fullest: tuple[str, int]) -> None:
+    def hold(self, name: str, number: int) -> None:
         """Let it be known which mailbox has the most, a channel's or a queue's, and how much."""
-        if fullest == self._held:
-            return
-        self._held = fullest
-        self._page.hold(*fullest)
-        if fullest[1] <= self._most // 2:  # there may be more room
-            self._low = self._left
+        if name != self._fullest:
+            self._fullest, self._mark = name, mark(name)
+        self._page.numbers[FULLEST] = number << 32 | self._mark
+        if number <= self._half:  # there may be more room
+            self._low = self.left
 
     def collect(self, *, all_of_it: bool = False) -> list[bytes]:
         """Take out what has been counted; call ``delivered`` when that has been delivered.
@@ -103,16 +112,16 @@ class Inbox:
                 self._read += 1
         except BlockingIOError:
             self._check_count(self._page.taken, bool(datagrams))
-        self._left -= len(datagrams)
+        self.left -= len(datagrams)
         return datagrams
 
     def _check_count(self, taken: int, anything: bool) -> None:
         """The socket is empty: see to it that the count is put right if it is wrong."""
         if self._read > taken:  # of a stranger's, which nobody has counted
-            self._low = self._left
+            self._low = self.left
         elif self._read < taken and not anything:  # it is just being sent; or, the second time, its sender was killed
             if self._awaited == taken:
-                self._low = self._left
+                self._low = self.left
             self._awaited = taken
 
     def delivered(self) -> None:
@@ -125,17 +134,17 @@ class Inbox:
 
         ``most``: what is in the fullest mailbox.
         """
-        self._most = most
+        self._half = most // 2 if most else -1
         if time.monotonic() < self._again:
             return []
         if not self._page.acquire():  # who has it may have been stopped: that must not hold up each receive()
-            self._low, self._again = self._left, time.monotonic() + BUSY
+            self._low, self._again = self.left, time.monotonic() + BUSY
             return []
         try:
             datagrams = self.collect(all_of_it=True)  # now nothing is under way
             self._read = self._page.taken  # a sender that was killed may have counted one without sending it
-            self._left = self._page.room = max(0, room - len(datagrams)) if self._page.is_open else 0
-            self._low = self._left // 2 if self._left else -1  # without room, wait until somebody receives
+            self.left = self._page.room = max(0, room - len(datagrams)) if self._page.is_open else 0
+            self._low = self.left // 2 if self.left else -1  # without room, wait until somebody receives
         finally:
             self._page.release()
         return datagrams

@@ -35,11 +35,15 @@ class Waiter(msgspec.Struct, eq=False):
     """Its item was claimed in a transaction that may give it back: nobody else may have it."""
 
     def wake(self, here: asyncio.AbstractEventLoop | None) -> bool:
-        """Let the waiter go on; False where its loop is closed and nobody will. ``here``: the loop that runs."""
+        """Let the waiter go on; False where its loop is closed and nobody will, or it has just been cancelled.
+
+        ``here``: the loop that runs.
+        """
+        if self.future.done():
+            return False
         try:
             if self.loop is here:
-                if not self.future.done():
-                    self.future.set_result(None)
+                self.future.set_result(None)
             else:
                 self.loop.call_soon_threadsafe(self._release, None)
         except RuntimeError:  # the loop is closed
@@ -80,9 +84,13 @@ class Mailboxes:
         self._apart: dict[Waiter, None] = {}  # those of them that look for themselves
         self._woken: dict[Waiter, None] = {}  # in no line any more, but not gone on yet; in the order of waking
         self._loops: set[asyncio.AbstractEventLoop] = set()
-        self._top, self._most = "", 0  # the name that has the most, as far as that is known without looking at all
-        self._told = ""  # the name that top() gave last
-        self.has_shrunk = False  # there is less under that name now
+        self._top = (
+            ""  # the name that has the most, a channel's or a queue's, as far as is known without looking at all
+        )
+        self.most = 0
+        """How much it has."""
+        self.report: Callable[[str, int], None] | None = None
+        """Is told both when they change. When ``most`` is less than before, another one may have more: see ``rank``."""
 
     def take_or_wait(self, channel: str, queue: str) -> Item | Waiter:
         """Take the oldest item that is parked for the channel, or register a waiter of the running loop.
@@ -235,22 +243,12 @@ class Mailboxes:
         with self._lock:
             return max(len(self._parked.get(channel, ())), len(self._unasked.get(queue, ())))
 
-    def top(self) -> tuple[str, int]:
-        """The channel that has the most parked, or the queue that nobody receives from, and how much that is.
-
-        From now on, ``has_shrunk`` says when it is less. When it is, another one may have more: see ``rank``.
-        """
-        with self._lock:
-            self.has_shrunk = False
-            self._told = self._top
-            return self._top, self._most
-
     def rank(self) -> int:
         """How much the one has that has the most, now that all are looked at."""
         with self._lock:
             counts = [(name, len(items)) for held in (self._unasked, self._parked) for name, items in held.items()]
-            self._top, self._most = max(counts, key=itemgetter(1), default=("", 0))
-            return self._most
+            self._rank(*max(counts, key=itemgetter(1), default=("", 0)))
+            return self.most
 
     def all_wait_in(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Whether nobody waits in another loop than this one, as far as is known without looking at each."""
@@ -268,6 +266,11 @@ class Mailboxes:
             for channel, _ in expired:
                 self._shrink(channel, len(self._parked.get(channel, ())))
             return expired
+
+    def expire_most(self, now: int) -> list[tuple[str, Item]]:
+        """As ``expire``, for the one that has the most."""
+        with self._lock:
+            return self.expire(now, [self._top] if self._top in self._parked else None)
 
     def clear(self) -> None:
         """Throw all parked items away; those who wait go on waiting."""
@@ -295,14 +298,17 @@ class Mailboxes:
             self._shrink(queue, 0)
 
     def _grow(self, name: str, count: int) -> None:
-        if count > self._most:
-            self._top, self._most = name, count
+        if count > self.most:
+            self._rank(name, count)
 
     def _shrink(self, name: str, count: int) -> None:
         if name == self._top:
-            self._most = count
-        if name == self._told:
-            self.has_shrunk = True
+            self._rank(name, count)
+
+    def _rank(self, name: str, count: int) -> None:
+        self._top, self.most = name, count
+        if self.report is not None:
+            self.report(name, count)
 
     def _unpark(self, channel: str, parked: deque[Item]) -> Item:
         item = parked.popleft()
@@ -330,7 +336,7 @@ class Mailboxes:
         line = self._waiters.get(channel)
         if line is None:
             return False
-        # Who cannot be woken, and stays in line, is in a loop that was closed.
+        # Who cannot be woken, and stays in line, is in a loop that was closed, or was cancelled and does not know yet.
         return self._rouse(line[0], here, item) or any(self._rouse(waiter, here, item) for waiter in line[1:])
 
     def _rouse(self, waiter: Waiter, here: asyncio.AbstractEventLoop | None, item: Item | None = None) -> bool:

@@ -53,11 +53,18 @@ class Outbox:
         try:
             self._socket.send(datagram)
         except OSError as error:
+            if _is_foreign(error):
+                raise
             self._page.uncount()
             if isinstance(error, BlockingIOError):
                 return False
             raise
         return True
+
+
+def _is_foreign(error: OSError) -> bool:
+    """Whether it comes from a signal handler, such as one that raises TimeoutError: the message may have been sent."""
+    return error.errno is None
 
 
 def flush(database: str, prefix: str, own: Collection[str]) -> None:
@@ -114,6 +121,8 @@ class Outboxes:
         try:
             return outbox.send(datagram)
         except OSError as error:
+            if _is_foreign(error):
+                raise
             self._lose(outbox, error)
             return False
 

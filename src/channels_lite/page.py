@@ -22,7 +22,7 @@ TRIES = 20  # for the lock of a page: about 20 us, four times as long as a sende
 SOCKET = ".socket"  # the ending of a socket's name; the page has none
 SIZE = mmap.PAGESIZE
 # What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
-# received; which channel has the most messages in its mailbox, and how many these are.
+# received; how many messages are in the mailbox that has the most, times 2**32, plus the mark of its channel or queue.
 OPEN, GIVEN, TAKEN, READ, FULLEST = range(5)
 
 
@@ -83,16 +83,12 @@ class Page:
         """Let it be known how many have been received."""
         self.numbers[READ] = number
 
-    def hold(self, name: str, number: int) -> None:
-        """Let it be known how much is in the mailbox that has the most: of a channel, or of a whole queue."""
-        self.numbers[FULLEST] = number << 32 | zlib.crc32(name.encode())
-
     def held(self, *names: str) -> int:
         """How much is under way, or in the mailbox of one of these if it is the one that has the most."""
         # In this order: a receiver says first what it holds, then that it has read it.
         under_way = max(0, self.numbers[TAKEN] - self.numbers[READ])
         number, fullest = divmod(self.numbers[FULLEST], 1 << 32)
-        return under_way + (number if fullest in [zlib.crc32(name.encode()) for name in names] else 0)
+        return under_way + (number if fullest in map(mark, names) else 0)
 
     def acquire(self) -> bool:
         """Lock the page; False where another process has the lock, which may have been stopped with it."""
@@ -113,6 +109,11 @@ class Page:
         """Unlock it."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._lock.release()
+
+
+def mark(name: str) -> int:
+    """What stands for a name on a page."""
+    return zlib.crc32(name.encode())
 
 
 def new_page(path: str, owned: os.stat_result) -> Page:

@@ -43,6 +43,9 @@ class Inbox(Protocol):
     def take_in(self) -> None:
         """Deliver what is there."""
 
+    def tidy(self) -> None:
+        """As ``take_in``, and see to it that nothing that is over keeps others from sending."""
+
 
 class Watcher:
     """Calls ``look`` in its loop when another connection has committed.
@@ -199,7 +202,7 @@ class Watcher:
         if self._inbox is not None:
             if self._ear is None:
                 self._listen_to_inbox()
-            self._inbox.take_in()  # and what a sender that was killed had counted is forgotten
+            self._inbox.tidy()
         self._look_if_changed()
         self._schedule(self._pause())
 
@@ -335,6 +338,12 @@ class Watchers:
         layer = self._layer()
         if layer is not None:
             layer.take_in()
+
+    def tidy(self) -> None:
+        """Let the layer do so now and then."""
+        layer = self._layer()
+        if layer is not None:
+            layer.tidy()
 
     def _wanted(self) -> bool:
         layer = self._layer()

@@ -52,6 +52,7 @@ class Actor:
         self.layer.drops = LoggedDrops(self.log)
         self.stopped = False
         self._begun = 0
+        self._rest: list[asyncio.Future[None]] = []  # who still receives on channels that have left
 
     def name(self) -> str:
         """A name for a task that no other has, in any process."""
@@ -104,19 +105,16 @@ class Actor:
         while True:
             self.log.note(Event.RECEIVING, channel, receiver=receiver)
             try:
-                message = await asyncio.wait_for(self.layer.receive(channel), timeout or None)
+                await asyncio.wait_for(self._receive_one(channel, receiver), timeout or None)
             except asyncio.TimeoutError:
                 continue
-            self.log.note(
-                Event.RECEIVED,
-                channel,
-                sender=message["sender"],
-                number=message["number"],
-                to=message["to"],
-                receiver=receiver,
-            )
             if pause:
                 await asyncio.sleep(pause)
+
+    async def _receive_one(self, channel: str, receiver: str) -> None:
+        message = await self.layer.receive(channel)
+        what = {name: message[name] for name in ("sender", "number", "to")}
+        self.log.note(Event.RECEIVED, channel, receiver=receiver, **what)
 
     async def heartbeat(self, *, block: float = 0.0) -> None:
         """Notice it when the event loop does not run for more than BEAT; ``block`` it once for so many seconds."""
@@ -149,17 +147,49 @@ class Actor:
             work.append(self.receive(channel, **how))
         await asyncio.gather(*work)
 
+    async def hoard(self, *, ask: bool = False, fill: bool = False) -> None:
+        """Have a channel from which nothing is received; ``ask``: but once, before; ``fill``: and send to it, too."""
+        channel = await self.layer.new_channel()
+        if ask:
+            await self.layer.send(channel, {"type": "x"})
+            await self.layer.receive(channel)
+        self.log.note(Event.MADE, channel)
+        if fill:
+            await self.send([channel], count=100_000)
+
     async def _join(self, group: str, channel: str) -> None:
         self.log.note(Event.JOIN, channel, to=group)
         await self.layer.group_add(group, channel)
         self.log.note(Event.JOINED, channel, to=group)
 
+    async def _leave(self, group: str, channel: str) -> None:
+        self.log.note(Event.LEAVE, channel, to=group)
+        await self.layer.group_discard(group, channel)
+        self.log.note(Event.LEFT, channel, to=group)
+
     async def _churn(self, group: str, channel: str, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            self.log.note(Event.LEAVE, channel, to=group)
-            await self.layer.group_discard(group, channel)
+            await self._leave(group, channel)
+            await asyncio.sleep(seconds)
             await self._join(group, channel)
+
+    async def newcomer(self, group: str, *, count: int) -> None:
+        """Join a group with a new channel, say so, and receive what is sent there then; so many times."""
+        for _ in range(count):
+            channel = await self.layer.new_channel()
+            await self._join(group, channel)
+            await self.layer.send("announcements", {"type": "x", "to": group})
+            await self._receive_one(channel, "newcomer")
+            await self._leave(group, channel)
+            self._rest.append(asyncio.ensure_future(self._receive(channel, 0.0, 0.0)))
+
+    async def usher(self, *, count: int) -> None:
+        """Send to a group whenever somebody says that he is in it now."""
+        sender = self.name()
+        for number in range(count):
+            announcement = await self.layer.receive("announcements")
+            await self._send_one(announcement["to"], sender, number, {}, None, group=True)
 
 
 def waited_for_processor() -> float:

@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
     """What is wrong; all empty where nothing is."""
 
     invented: list[Delivery]
-    """Received, but never sent, or not to this channel."""
+    """Received, but never sent, or not to this channel, or to a group that it certainly was not in."""
     denied: list[Delivery]
     """Received, although send() raised an error that promises that nothing was sent."""
     doubled: list[Delivery]
@@ -65,7 +65,9 @@ class Evidence:
         self.received = by_event[Event.RECEIVED]
         self.over = max((record.at for record in records), default=0.0)
         self.asked = {record.channel: record.at for record in by_event[Event.RECEIVING]}
-        self.members = _memberships(by_event)
+        self.members = _periods(by_event, Event.JOINED, Event.LEAVE)
+        self.absences = _periods(by_event, Event.LEFT, Event.JOIN)
+        self.joined = {(record.to, record.channel) for record in by_event[Event.JOIN]}
         self.killed = {record.number for record in by_event[Event.KILLED]}
         # By queue: a group's message that the siblings behind one "!" did not get is counted once, for one of them.
         self.dropped = Counter(_queue(r.channel) for r in by_event[Event.DROPPED] if r.detail in CAPACITY)
@@ -88,15 +90,14 @@ class Evidence:
                 yield Delivery(message, channel)
 
     def was_for(self, delivery: Delivery) -> bool:
-        """Whether somebody had begun to send this message, and to this channel."""
+        """Whether somebody had begun to send this message, and perhaps to this channel."""
         start = self.started.get(delivery.message)
-        if start is None:
-            return False
-        return (
-            delivery.channel in self.members.get(start.channel, ())
-            if start.group
-            else delivery.channel == start.channel
-        )
+        if start is None or not start.group:
+            return start is not None and delivery.channel == start.channel
+        ok = self.ok.get(delivery.message)
+        away = self.absences.get(start.channel, {}).get(delivery.channel, ())
+        was_away = ok is not None and any(begin <= start.at and ok.at <= end for begin, end in away)
+        return (start.channel, delivery.channel) in self.joined and not was_away
 
 
 def _queue(channel: str) -> str:
@@ -112,22 +113,22 @@ def _taken(record: Record) -> Delivery:
     return Delivery(Message(record.sender, record.to, record.number), record.channel)
 
 
-Periods = list[tuple[float, float]]  # from when group_add() had returned until group_discard() was called
+Periods = list[tuple[float, float]]  # from one event until another
 
 
-def _memberships(by_event: dict[Event, list[Record]]) -> dict[str, dict[str, Periods]]:
-    """Group -> channel -> when it certainly was a member. ``to`` of a JOIN is the group."""
-    members: dict[str, dict[str, Periods]] = defaultdict(dict)
-    leaves: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for record in by_event[Event.LEAVE]:
-        leaves[record.to, record.channel].append(record.at)
-    for record in by_event[Event.JOIN]:
-        members[record.to].setdefault(record.channel, [])  # it may be one from here on
-    for record in by_event[Event.JOINED]:
-        ends = sorted(leaves[record.to, record.channel])
-        place = bisect_right(ends, record.at)
-        members[record.to][record.channel].append((record.at, ends[place] if place < len(ends) else float("inf")))
-    return members
+def _periods(by_event: dict[Event, list[Record]], first: Event, last: Event) -> dict[str, dict[str, Periods]]:
+    """Group -> channel -> from when this happened to it until that did. ``to`` of these records is the group."""
+    periods: dict[str, dict[str, Periods]] = defaultdict(lambda: defaultdict(list))
+    ends: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record in by_event[last]:
+        ends[record.to, record.channel].append(record.at)
+    for times in ends.values():
+        times.sort()
+    for record in by_event[first]:
+        times = ends[record.to, record.channel]
+        place = bisect_right(times, record.at)
+        periods[record.to][record.channel].append((record.at, times[place] if place < len(times) else float("inf")))
+    return periods
 
 
 def judge(records: Sequence[Record]) -> Verdict:

@@ -16,6 +16,7 @@ class Event(str, Enum):
     JOIN = "join"  # group_add() is called
     JOINED = "joined"  # it returned
     LEAVE = "leave"  # group_discard() is called
+    LEFT = "left"  # it returned
     START = "start"  # send() or group_send() is called
     OK = "ok"  # it returned
     FAILED = "failed"  # it raised, and promises that nothing was sent

@@ -36,11 +36,8 @@ def grouped(number, at):
 
 def member(channel, begin, *, end=None):
     """A channel that joins the group "all", and perhaps leaves it again."""
-    records = [
-        Record(Event.JOIN, begin, READER, channel, to="all"),
-        Record(Event.JOINED, begin, READER, channel, to="all"),
-    ]
-    return records + ([] if end is None else [Record(Event.LEAVE, end, READER, channel, to="all")])
+    times = {Event.JOIN: begin, Event.JOINED: begin, Event.LEAVE: end, Event.LEFT: end}
+    return [Record(event, at, READER, channel, to="all") for event, at in times.items() if at is not None]
 
 
 GOOD = [
@@ -189,6 +186,13 @@ def test_who_joins_or_leaves_meanwhile_may_have_it_or_not():
     for records in (member("c", 6.05), member("c", 5.0, end=6.05)):
         assert not judge(GOOD + records)
         assert not judge(GOOD + records + taken(6, 6.2, to="all", channel="c"))
+
+
+def test_a_message_for_somebody_who_has_left():
+    """Who has left a group, and not come back, must get nothing that is sent there afterwards."""
+    late = taken(6, 6.2, to="all", channel="b")
+    assert wrong(GOOD + late) == {"invented": [delivery(6, "all", "b")]}
+    assert not judge(GOOD + member("b", 6.05) + late)
 
 
 @pytest.mark.parametrize(("records", "code"), [(GOOD, 0), (without(Event.RECEIVED, 2), 1), ([], 1)])

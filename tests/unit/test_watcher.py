@@ -530,6 +530,8 @@ class Inbox:
         with contextlib.suppress(BlockingIOError):
             self.taken.append(self.here.recv(10))
 
+    tidy = take_in
+
 
 async def test_no_room_for_an_ear(
     make: Make, source: Source, ear: Ear, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -77,7 +77,7 @@ class SQLiteLayer(GroupsLayer[D]):
         if self._database is None:
             await self._ready()
         if own and self._is_first_in(queue):
-            if self._hand_over(queue, (channel,), Item(payload, clock.now() + milliseconds(seconds)), self._limit):
+            if self._hand_over_own(queue, (channel,), Item(payload, clock.now() + milliseconds(seconds))):
                 raise ChannelFull(channel)
             return
         targets = None

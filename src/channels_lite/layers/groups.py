@@ -220,7 +220,7 @@ class GroupsLayer(HandoverLayer[D]):
                 self._hand_over_to_group(self._owed.popleft())
 
     def _hand_over_to_group(self, owed: Owed) -> None:
-        for channel in self._hand_over(*owed, self._limit):
+        for channel in self._hand_over_own(*owed):
             self.drops.count(channel, Reason.FULL)
 
 

@@ -53,7 +53,7 @@ class HandoverLayer(OpenableLayer[D]):
             inbox.shut()  # it may wait, and others go on meanwhile
             with self._delivering:
                 self.take_in_all()
-                self._inbox = None
+                self._inbox = self._mailboxes.report = None
             self._inbox_left.detach()
             inbox.discard()
 
@@ -122,12 +122,8 @@ class HandoverLayer(OpenableLayer[D]):
 
     def _take_back(self) -> None:
         """Rows have gone into mailboxes: let other processes hand over no more than there is still room for."""
-        inbox = self._inbox
-        if inbox is not None:
-            fullest = self._mailboxes.top()
-            inbox.hold(fullest)
-            if inbox.left > self._room_beside(fullest[1]):
-                self._make_room()
+        if self._inbox is not None and self._inbox.left > self._room_beside(self._mailboxes.most):
+            self._make_room()
 
     def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
         """Hand over to its channels what others have sent; ``now``: when it may have expired, the time.
@@ -156,6 +152,30 @@ class HandoverLayer(OpenableLayer[D]):
                 self._expired(channel, expired)
             full = self._mailboxes.deliver(queue, full, item, limit)
         return full
+
+    def _hand_over_own(self, queue: str, channels: Sequence[str], item: Item) -> Sequence[str]:
+        """Hand what this process sends to these channels of one of our queues: those that had no room.
+
+        What other processes have been allowed to send takes room, too. Where too little is left, they are allowed less.
+        """
+        full = self._hand_over(queue, channels, item, self._limit_beside_others)
+        if full and self._inbox is not None and self._inbox.left:
+            self._take_room_back(queue, full)
+            full = self._hand_over(queue, full, item, self._limit)
+        return full
+
+    def _limit_beside_others(self, channel: str) -> int | None:
+        limit, inbox = self._limit(channel), self._inbox
+        return limit if limit is None or inbox is None else limit - inbox.left
+
+    def _take_room_back(self, queue: str, channels: Sequence[str]) -> None:
+        """Let others hand over at most half of what fits beside one message more on each of these channels."""
+        room = NO_LIMIT
+        for channel in channels:
+            limit = self._limit(channel)
+            if limit is not None:
+                room = min(room, (limit - self._mailboxes.held(channel, queue) - 1) // 2)
+        self._make_room(at_most=max(0, room))
 
     # From and to other processes, without the database.
 
@@ -188,6 +208,7 @@ class HandoverLayer(OpenableLayer[D]):
             return
         self._inbox_left = weakref.finalize(self, inbox.discard)
         self._inbox = inbox
+        self._mailboxes.report = inbox.hold
         self._make_room()
         inbox.clean()
         logger.debug("Other processes hand messages over through the inbox %s beside %s.", inbox.name, path)
@@ -202,8 +223,6 @@ class HandoverLayer(OpenableLayer[D]):
         inbox = self._inbox
         if inbox is None:
             return
-        if self._mailboxes.has_shrunk:
-            inbox.hold(self._mailboxes.top())
         if not inbox.is_at_rest:
             if inbox.is_behind:
                 self.take_in()
@@ -219,6 +238,16 @@ class HandoverLayer(OpenableLayer[D]):
                 self._deliver_all(inbox, inbox.collect(all_of_it=all_of_it))
                 if inbox.is_low:
                     self._make_room()
+
+    def tidy(self) -> None:
+        """As ``take_in``; what a sender that was killed had counted, and what has expired, takes no room any more.
+
+        What has expired only where it is the most that there is: a full channel is full for others in no other mailbox.
+        """
+        self.take_in()
+        for channel, item in self._mailboxes.expire_most(clock.now()):
+            self._expired(channel, item)
+        self._catch_up()
 
     def take_in_all(self) -> None:
         """As ``take_in``, also where a stranger has put something between: it reads once more."""
@@ -242,18 +271,16 @@ class HandoverLayer(OpenableLayer[D]):
                 self.drops.count(handed.queue, Reason.NO_TARGET)
             elif handed.targets == self.options.prefix.encode():
                 self._mailboxes.clear()
-        inbox.hold(self._mailboxes.top())
         inbox.delivered()
 
-    def _make_room(self) -> None:
+    def _make_room(self, at_most: int = NO_LIMIT) -> None:
         """Let others hand over as much as fits into the mailbox of any channel of ours, whichever it is for."""
         with self._delivering:
             inbox = self._inbox
             if inbox is None:
                 return
             most = self._mailboxes.rank()
-            inbox.hold(self._mailboxes.top())
-            datagrams = inbox.make_room(self._room_beside(most), most)
+            datagrams = inbox.make_room(min(at_most, self._room_beside(most)), most)
             if datagrams:
                 self._pay()
             self._deliver_all(inbox, datagrams)

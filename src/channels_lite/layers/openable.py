@@ -171,6 +171,10 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         """Deliver what is in the inbox."""
 
     @abc.abstractmethod
+    def tidy(self) -> None:
+        """As ``take_in``, and see to it that nothing that is over keeps others from sending."""
+
+    @abc.abstractmethod
     def look(self) -> None:
         """Look for what other processes have sent to anybody who waits here."""
 
