@@ -48,6 +48,8 @@ def _descriptors() -> set[str]:
                 target = os.readlink(f"/proc/self/fd/{number}")
             except OSError:  # closed meanwhile
                 continue
+            if target.endswith(" (deleted)"):
+                continue  # what closing it would do, SQLite does to the file that has its name now: see Own.abandon()
             if "sqlite3" in target or "inotify" in target or target in inboxes:
                 found.add(f"{number}: {target}")
     return found

@@ -12,8 +12,9 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 
 from channels_lite import schema, store
 from channels_lite.config import MEMORY
-from channels_lite.database import Database, acquire
+from channels_lite.database import Database, acquire, known_as
 from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked, SchemaError
+from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.schema import Execute
@@ -50,19 +51,20 @@ class ApswDatabase(Database):
         self._lock = threading.RLock()
         self._inserted: list[int] = []  # what the update hook heard since the write began
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
-        self._failure: ChannelsLiteError | None = None  # why the connection could not be opened again after a fork
         self._generation = 0  # of the connection: a new one counts its data_version anew
-        self._connect()
+        self._use(_connect(path))
         if not self.in_memory:
             self._hang_bell()
-        self.keeper = Keeper(path, self._keepers_connection)
+        self.keeper = Keeper(path, self._keepers_connection, None if self.in_memory else self.inspect)
         self.keeper.start()
 
-    def _connect(self) -> None:
-        self._connection = _connect(self.path)
+    def _use(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._generation += 1
         self._connection.set_update_hook(self._updated)
         self._connection.set_wal_hook(self._committed)
         self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
+        self.files = None if self.in_memory else Files(self.path)
 
     def _hang_bell(self) -> None:
         try:
@@ -94,7 +96,7 @@ class ApswDatabase(Database):
         except apsw.BusyError as error:
             raise Locked(str(error)) from None
         except apsw.ConnectionClosedError:
-            raise self._failure or LayerClosed("The channel layer was closed while this call was waiting.") from None
+            raise self.failure or LayerClosed("The channel layer was closed while this call was waiting.") from None
 
     def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._lock:
@@ -178,6 +180,33 @@ class ApswDatabase(Database):
             if self.bell is not None:
                 self.bell.close()
 
+    def _reopen(self, prepare: Callable[[Execute], object]) -> "Spare":
+        try:
+            new, spare = self._prepared(prepare)
+        except SchemaError:
+            self._lose()
+            raise
+        with self._lock:
+            self._lose()
+            self._use(new)
+        known_as(self, identify(self.path))
+        return spare
+
+    def _prepared(self, prepare: Callable[[Execute], object]) -> "tuple[apsw.Connection, Spare]":
+        with contextlib.ExitStack() as undo:
+            new = _connect(self.path)
+            undo.callback(new.close)
+            spare = Spare(self.path, LOCK_WAIT_MS)
+            undo.callback(spare.close)
+            prepare(spare.execute)
+            undo.pop_all()
+        return new, spare
+
+    def _lose(self) -> None:
+        """Close the connection to files that are gone."""
+        with self._lock, contextlib.suppress(apsw.Error):  # closed already, the last time this was tried
+            _close_quickly(self._connection)
+
     def _spare(self, lock_wait_ms: int) -> "Spare":
         return Spare(self.path, lock_wait_ms)
 
@@ -194,11 +223,10 @@ class ApswDatabase(Database):
         """Open the connection again. Where that fails, the next statement says why."""
         try:
             if not self.in_memory:
-                self._generation += 1
-                self._connect()
+                self._use(_connect(self.path))
                 self._hold.release()
         except ChannelsLiteError as error:
-            self._failure = error
+            self.failure = error
             self._hold.release()
         finally:
             self._lock.release()
@@ -248,6 +276,10 @@ class Spare:
         else:
             self._connection.close()
 
+    def abandon(self) -> None:
+        """Close without touching a file."""
+        _close_quickly(self._connection)
+
 
 class Shared:
     """The keeper's share of somebody else's connection: a database in memory has only one."""
@@ -260,6 +292,9 @@ class Shared:
 
     def close(self, *, quickly: bool = False) -> None:
         """The connection is not ours."""
+
+    def abandon(self) -> None:
+        """Nor is it."""
 
 
 def _close_quickly(connection: apsw.Connection) -> None:

@@ -13,12 +13,15 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
+
+if sys.platform != "win32":
+    import fcntl
 
 logger = logging.getLogger("channels_lite.bell")
 
-
+LOCKED = 3.0  # seconds for which a process waits for its turn
 FRESH = 0.001  # seconds for which the bell is believed to be there still: to ask takes twice as long as to read it
 STAMP = 8  # bytes that each ring writes: a number from a random start, so that no two rings write the same
 
@@ -120,6 +123,14 @@ def _listener_class() -> Callable[[str], Listener] | None:
     return KqueueListener if hasattr(select, "kqueue") else None
 
 
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class Bell:
     """The bell of one database."""
 
@@ -202,6 +213,21 @@ class Bell:
         os.dup2(new, self._fd, inheritable=False)
         os.close(new)
         return True
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Do something that one process at a time does; where another takes too long for it, do it all the same."""
+        if self._silent or sys.platform == "win32":
+            yield
+            return
+        deadline = time.monotonic() + LOCKED
+        while not (mine := _lock(self._fd)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            if mine:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file; it stays where it is."""

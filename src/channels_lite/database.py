@@ -2,19 +2,29 @@
 
 import abc
 import atexit
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from channels_lite import outbox
+from channels_lite import outbox, store
 from channels_lite.bell import Bell, Listener
-from channels_lite.errors import Locked, SchemaError
+from channels_lite.errors import ChannelsLiteError, Locked, SchemaError
+from channels_lite.files import Files
 from channels_lite.keeper import Connection, Keeper
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
+
+logger = logging.getLogger("channels_lite.database")
+
+LOST = (
+    "Deleted or replaced while in use: %s. Never do that while a process has the database open. The layer opens it "
+    "again, and moves there what was in it; the application's own connections to it have to be opened again, too."
+)
 
 
 class Database(abc.ABC):
@@ -26,6 +36,11 @@ class Database(abc.ABC):
         self.path = path
         self.in_memory = in_memory
         self.bell: Bell | None = None
+        self.failure: ChannelsLiteError | None = None
+        """Why it could not be opened again, after a fork or after its files were lost."""
+        self._lost: list[str] = []  # those of them that were gone at the last inspection
+        self.files: Files | None = None
+        """Those that are open; None in memory."""
         self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
         self._forgotten: dict[int, weakref.finalize[..., Any]] = {}
         self._aside = threading.Lock()  # held while a job has a connection of its own
@@ -123,6 +138,50 @@ class Database(abc.ABC):
         """Make the bell anew if it is gone; whether it was."""
         return self.bell is not None and self.bell.renew()
 
+    def inspect(self, connection: Connection) -> Connection:
+        """Open the database again if its files were deleted or replaced, and save what was in them.
+
+        Called by the keeper with its connection; returns the one to go on with. Where the database cannot be opened
+        again, the error is raised, here and to whoever sends and receives, until it can.
+        """
+        lost = [] if self.files is None else self.files.lost()
+        if lost and not self._lost:
+            logger.error(LOST, " and ".join(lost))
+        self._lost = lost
+        files, bell = self.files, self.bell
+        if not lost or files is None or bell is None:
+            return connection
+        bell.renew()
+        try:
+            with bell.locked():
+                new = self._replace(connection, lost, files)
+        except SchemaError as error:
+            self.failure = error
+            raise
+        self.failure = None
+        for layer in self._present():
+            layer.reopened()
+        bell.ring()
+        return new
+
+    def _replace(self, old: Connection, lost: list[str], files: Files) -> Connection:
+        """Open what is there now, or make it anew, and move there what was in it. One process at a time does this."""
+        files.remove()
+        new = self._reopen(partial(store.copy_memberships, old.execute))
+        self.keeper.ask(partial(self._move, old))  # a transaction may be open there
+        return new
+
+    def _move(self, old: Connection, execute: Execute) -> None:
+        moved = store.move_messages(old.execute, execute)
+        logger.warning("Moved %d message(s) to the new %s.", moved, self.path)
+        old.abandon()
+        if self.bell is not None:
+            self.bell.ring()
+
+    @abc.abstractmethod
+    def _reopen(self, prepare: Callable[[Execute], object]) -> Connection:
+        """Open the files that are there now, for all, and for the keeper; ``prepare`` them before that."""
+
     @abc.abstractmethod
     def _spare(self, lock_wait_ms: int) -> Connection:
         """Another connection to the database, which waits up to so many milliseconds for a lock."""
@@ -197,6 +256,12 @@ def release(database: Database, layer: object | None) -> None:
             database.close()
 
 
+def known_as(database: Database, key: Hashable) -> None:
+    """Let an open database be found under another key than before, unless another one is."""
+    _forget_keys(database)
+    _open.setdefault(key, database)
+
+
 def _close_unused(database: Database) -> None:
     """After a layer was forgotten without close(): the garbage collector may be on a loop's thread."""
     threading.Thread(target=release, args=(database, None), daemon=True).start()
@@ -204,8 +269,12 @@ def _close_unused(database: Database) -> None:
 
 def _forget(database: Database) -> None:
     _databases.discard(database)
-    for key in [key for key, other in _open.items() if other is database]:
-        del _open[key]
+    _forget_keys(database)
+
+
+def _forget_keys(database: Database) -> None:
+    for key in [key for key, other in list(_open.items()) if other is database]:
+        _open.pop(key, None)
 
 
 def _close_all() -> None:

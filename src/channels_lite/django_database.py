@@ -1,9 +1,11 @@
 """A database through Django: the connections that its threads have, and one of ours for what belongs to no caller."""
 
 import contextlib
+import ctypes
 import itertools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,8 +16,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from channels_lite import config, schema, store
 from channels_lite.database import Database, acquire
-from channels_lite.errors import ConfigError, DatabaseBusy, Locked, SchemaError
-from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
+from channels_lite.errors import ConfigError, DatabaseBusy, DatabaseLost, Locked, SchemaError
+from channels_lite.files import Files, has_content
+from channels_lite.keeper import INSPECTION, JOURNAL_LIMIT, RESTART_WAIT_MS, Connection, Keeper, pause
 from channels_lite.link import Link, key_of, link_of, may_roll_back, never_commits, prepare_connections
 from channels_lite.schema import Execute
 from channels_lite.statements import fetch, translated, translating_executor
@@ -25,6 +28,7 @@ T = TypeVar("T")
 OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
 CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # of payload, as much as SQLite's own default
+HOLD_WAIT = 2.0  # seconds for which the lock of a database is waited for whose journal was lost
 NO_TABLE = "no such table"  # SQLite's words
 
 
@@ -47,18 +51,32 @@ class DjangoDatabase(Database):
         self.alias = alias
         self._generation = 0  # of the keeper's connection: a new one counts its data_version anew
         self._versions = itertools.count()
+        self._reopened_at = 0.0  # by time.monotonic(): connections that are older lead to files that are gone
         if not self.in_memory:
             self._open()
 
     def _open(self) -> None:
         first = [self._prepare()]
         self._own = first[0]
-        self.keeper = Keeper(self.path, lambda: self._took(first.pop() if first else Own(self.alias)))
+
+        def connect() -> Own:
+            return self._took(first.pop() if first else Own(self.alias))
+
+        self.keeper = Keeper(self.path, connect, self.inspect)
         self.keeper.start()
         self.keeper.ask(lambda execute: None)  # it takes the first connection over
 
     def _prepare(self) -> "Own":
         """The first connection, to a database that has the schema, and the bell beside it."""
+        own = self._connect()
+        try:
+            self.hang_bell()
+        except SchemaError:
+            own.close()
+            raise
+        return own
+
+    def _connect(self, prepare: Callable[[Execute], object] = lambda execute: None) -> "Own":
         upgrade = f"manage.py migrate channels_lite --database {self.alias}"
         wait = config.busy_deadline(config.Options(database=self.alias))
         _check_rights(self.path)
@@ -67,6 +85,7 @@ class DjangoDatabase(Database):
                 own = Own(self.alias, round(wait * 1000))
                 undo.callback(own.close)
                 schema.check(own.execute, schema.steps(), self.path, upgrade)
+                prepare(own.execute)
                 own.settle()
             except Locked as error:
                 raise DatabaseBusy(
@@ -75,7 +94,6 @@ class DjangoDatabase(Database):
                 ) from error
             except (DatabaseError, sqlite3.Error) as error:
                 raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error
-            self.hang_bell()
             undo.pop_all()
         return own
 
@@ -87,7 +105,26 @@ class DjangoDatabase(Database):
             raise
         self._generation += 1
         self._own = own
+        self.files = Files(self.path)
         return own
+
+    def _replace(self, old: Connection, lost: list[str], files: Files) -> Connection:
+        if self.path in lost:
+            return super()._replace(old, lost, files)
+        # The application's data are in it: it stays. All others go on in the lost journal until they notice: who is the
+        # first copies it back, and lets nobody write there until then.
+        first = not files.are_back(lost)
+        if first:
+            _hold(old.execute, f"{self.path}-wal")
+        new = self._reopen(lambda execute: None)
+        if first:
+            self.keeper.ask(partial(_end_hold, old, time.monotonic() + 2 * INSPECTION))
+        return new
+
+    def _reopen(self, prepare: Callable[[Execute], object]) -> "Own":
+        own = self._connect(prepare)
+        self._reopened_at = time.monotonic()
+        return self._took(own)
 
     # In the keeper's thread.
 
@@ -173,8 +210,12 @@ class DjangoDatabase(Database):
             self.run_here(lambda execute: job(execute, may_roll_back(connection)))
 
     def _link(self, connection: BaseDatabaseWrapper) -> Link:
+        if self.failure is not None:
+            raise self.failure
         connection.ensure_connection()
         link = link_of(connection)
+        if link.made_at < self._reopened_at:
+            link = self._renew(connection, link)
         try:
             link.settle(connection)
         except sqlite3.OperationalError as error:
@@ -183,6 +224,17 @@ class DjangoDatabase(Database):
             _create(connection)
             link.settle(connection)
         return link
+
+    def _renew(self, connection: BaseDatabaseWrapper, link: Link) -> Link:
+        if not link.is_idle(connection):
+            connection.close_at = 0.0  # Django closes it when the next request begins, or this one ends
+            raise DatabaseLost(
+                f"The database {self.path} was deleted or replaced, and the connection of this transaction leads to "
+                "the lost one. Roll back, close the connection, and begin again."
+            )
+        connection.close()
+        connection.ensure_connection()
+        return link_of(connection)
 
     def _refuse_in_transaction(self, connection: BaseDatabaseWrapper) -> None:
         if connection.in_atomic_block:
@@ -224,6 +276,27 @@ class DjangoDatabase(Database):
         if not self.in_memory:
             self.keeper.resume()
         self._aside.release()
+
+
+def _hold(execute: Execute, wal: str) -> None:
+    """Copy all of a -wal back, which was deleted, and let nobody write from then on, as far as that is possible."""
+    deadline = time.monotonic() + HOLD_WAIT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Locked):
+            execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
+            execute("BEGIN IMMEDIATE", ())
+            if not has_content(wal):  # nobody has written in between
+                return
+            execute("ROLLBACK", ())
+        time.sleep(pause(0))
+
+
+def _end_hold(old: Connection, until: float, execute: Execute) -> None:
+    if time.monotonic() < until:
+        raise Locked("others may not have noticed yet")  # and the keeper comes back to it
+    with contextlib.suppress(DatabaseError, sqlite3.Error):  # it did not begin
+        old.execute("ROLLBACK", ())
+    old.close()
 
 
 def _check_rights(path: str) -> None:
@@ -299,6 +372,14 @@ class Own:
         """Close it. sqlite3 knows no quick way; Django's refuses in the thread of a loop, where a fork may happen."""
         self._wrapper.connection = None
         self._raw.close()
+
+    def abandon(self) -> None:
+        """Leave it open until the process has ended, and longer than Python's own cleaning up.
+
+        SQLite removes the -wal with the last connection that is closed, by its name: by then, it is another database's.
+        As long as one is open, none is the last one.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._raw))
 
 
 def _create(connection: BaseDatabaseWrapper) -> None:

@@ -19,6 +19,10 @@ def busy(path: str, seconds: float) -> DatabaseBusy:
     )
 
 
+class DatabaseLost(ChannelsLiteError):
+    """The database's files were deleted or replaced under a transaction that is still open; it will not be kept."""
+
+
 class Locked(ChannelsLiteError):
     """Somebody else holds a lock of the database at this moment; nothing was changed. Never leaves the layer."""
 

@@ -7,10 +7,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from channels_lite import store
-from channels_lite.errors import Locked
+from channels_lite.errors import Locked, SchemaError
 from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
@@ -20,6 +21,7 @@ logger = logging.getLogger("channels_lite.keeper")
 CHECKPOINT_PAGES = 4_000
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
+INSPECTION = 0.5  # seconds between two looks at whether the database's files are there still
 RETRY_PAUSE = 1.0  # seconds until a keeper that cannot open its connection tries again
 TRIM_PAUSE = (0.002, 0.1)  # seconds between two batches of trimming: as long as the batch took, within these bounds
 
@@ -48,6 +50,9 @@ class Connection(Protocol):
     def close(self, *, quickly: bool = False) -> None:
         """Give it back; ``quickly``: without the checkpoint of the last one."""
 
+    def abandon(self) -> None:
+        """Let go of it when its files are gone: whatever closing it would do must not meet those in their place."""
+
 
 class Keeper:
     """Runs in a daemon thread from ``start`` to ``stop``; its methods may be called from any thread.
@@ -55,9 +60,15 @@ class Keeper:
     Jobs run in the order they were asked for. One that raises Locked keeps its place, and is tried again soon.
     """
 
-    def __init__(self, path: str, connect: Callable[[], Connection]) -> None:
+    def __init__(
+        self, path: str, connect: Callable[[], Connection], inspect: "Callable[[Connection], Connection] | None" = None
+    ) -> None:
+        """``inspect`` is called now and then with the connection, and returns the one to go on with."""
         self.path = path
         self._connect = connect
+        self._inspect = inspect
+        self._next_inspection = 0.0
+        self._trouble = ""  # why it could not work the last time
         self._news = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._attempts = 0  # rounds since the last one in which no job met a lock
@@ -113,7 +124,7 @@ class Keeper:
 
         It saves two changes of threads. The job must be one that may be run again after Locked.
         """
-        if self._jobs or not self._working.acquire(blocking=False):
+        if self._jobs or self._trouble or not self._working.acquire(blocking=False):
             return False
         try:
             if self._connection is None or self._jobs:
@@ -156,16 +167,33 @@ class Keeper:
                 with self._working:
                     if self._connection is None:
                         self._connection = self._connect()
+                    self._connection = self._inspected(self._connection)
                     self._round(self._connection)
-            except Exception:
-                logger.exception("The keeper of %s cannot work; the next try is in %g s.", self.path, RETRY_PAUSE)
+                self._trouble = ""
+            except Exception as error:
+                self._report(error)
+                # Who waits for a job learns what is wrong, or, where that may pass, that its time is over.
+                self._do_jobs(partial(_fail, error) if isinstance(error, SchemaError) else _locked)
                 if self._stopped_within(RETRY_PAUSE):
                     self._refuse_jobs()
-                self._do_jobs(_locked)  # who waits for one learns that its time is over
+                    self._do_jobs(_locked)
                 if self._ended:
                     break
         with self._working:
             self._disconnect()
+
+    def _report(self, error: Exception) -> None:
+        """Say why it cannot work, once for as long as it stays the same."""
+        trouble, self._trouble = self._trouble, repr(error)
+        level = logging.DEBUG if trouble == self._trouble else logging.ERROR
+        text = "The keeper of %s cannot work; it tries again every %g s."
+        logger.log(level, text, self.path, RETRY_PAUSE, exc_info=True)
+
+    def _inspected(self, connection: Connection) -> Connection:
+        if self._inspect is None or time.monotonic() < self._next_inspection:
+            return connection
+        self._next_inspection = time.monotonic() + INSPECTION
+        return self._inspect(connection)
 
     def _disconnect(self, *, quickly: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -181,7 +209,7 @@ class Keeper:
             if self._attempts and self._jobs and not self._stopping:
                 self._news.wait(pause(self._attempts))
             elif not self._jobs and not self._checkpoint_due and not self._stopping:
-                self._news.wait(self._until_sweep() if self._trim_pause is None else self._trim_pause)
+                self._news.wait(self._until_next())
             self._ended = self._stopping and not self._jobs
             return not self._ended
 
@@ -192,6 +220,13 @@ class Keeper:
     def _refuse_jobs(self) -> None:
         with self._news:
             self._ended = True
+
+    def _until_next(self) -> float | None:
+        """Seconds until there is something to do that nobody asks for."""
+        times = [self._until_sweep() if self._trim_pause is None else self._trim_pause]
+        if self._inspect is not None:
+            times.append(max(0.0, self._next_inspection - time.monotonic()))
+        return min((seconds for seconds in times if seconds is not None), default=None)
 
     def _until_sweep(self) -> float | None:
         return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
@@ -246,6 +281,10 @@ def _attempt(job: Job, execute: Execute) -> bool:
 
 def _locked(sql: str, parameters: Sequence[Any]) -> list[Any]:
     raise Locked("The keeper has no connection.")
+
+
+def _fail(error: Exception, sql: str, parameters: Sequence[Any]) -> list[Any]:
+    raise error
 
 
 def trim_all(execute: Execute, report: Callable[[int, int], object] | None = None) -> tuple[int, int]:

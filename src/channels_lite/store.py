@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from channels_lite.schema import Execute
+from channels_lite.schema import Execute, transaction
 
 CLAIM_BATCH = 1_000  # messages that one claim of a process-specific queue takes
 TRIM_BATCH = 200  # expired rows that one transaction removes: about 2 ms of the write lock
@@ -88,6 +88,22 @@ RETURNING id, CAST(targets AS BLOB), payload, expires_at
 _PUT_BACK = """
 INSERT INTO channels_lite_message (id, prefix, queue, targets, payload, expires_at)
 SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ?, ? FROM channels_lite_message
+"""
+
+_NEWEST = """
+SELECT id, prefix, queue, targets, group_name, expires_at, payload FROM channels_lite_message ORDER BY id DESC LIMIT ?
+"""
+
+_MOVE_IN = """
+INSERT INTO channels_lite_message (id, prefix, queue, targets, group_name, expires_at, payload)
+SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ?, ?, ? FROM channels_lite_message
+"""
+
+_MEMBERSHIPS = "SELECT prefix, group_name, queue, local, joined_at, expires_at FROM channels_lite_membership"
+
+_JOIN_IN = """
+INSERT OR IGNORE INTO channels_lite_membership (prefix, group_name, queue, local, joined_at, expires_at)
+VALUES (?, ?, ?, ?, ?, ?)
 """
 
 # On a connection of sqlite3, which has no update hook. In the temporary schema: other programs lack the function.
@@ -274,6 +290,39 @@ def put_back(
 ) -> None:
     """Undo the claim of a channel's oldest message: it is in front again, whatever the capacity."""
     execute(_PUT_BACK, (prefix, queue, None if local is None else json.dumps([local]), payload, expires_at))
+
+
+def copy_memberships(source: Execute, target: Execute) -> None:
+    """Copy all memberships of a database into another. Several processes may do it at the same time."""
+    memberships = source(_MEMBERSHIPS, ())
+    with transaction(target):
+        for membership in memberships:
+            target(_JOIN_IN, membership)
+
+
+def move_messages(source: Execute, target: Execute) -> int:
+    """Move all messages of a database into another, in front of what is there: how many they were.
+
+    Several processes may do it at the same time.
+    """
+    moved = 0
+    while batch := _move_some(source, target):
+        moved += batch
+    return moved
+
+
+def _move_some(source: Execute, target: Execute) -> int:
+    # In this order: what fails leaves all where it was, and a crash loses a message rather than doubling it.
+    with transaction(target), transaction(source):
+        rows = source(_NEWEST, (CLAIM_BATCH,))
+        for row in rows:
+            target(_MOVE_IN, row[1:])
+        source("DELETE FROM channels_lite_message WHERE id IN (SELECT value FROM json_each(?))", (_ids(rows),))
+    return len(rows)
+
+
+def _ids(rows: Sequence[Sequence[int]]) -> str:
+    return json.dumps([row[0] for row in rows])
 
 
 def data_version(execute: Execute) -> int:

@@ -57,6 +57,10 @@ class HandoverLayer(OpenableLayer[D]):
             self._inbox_left.detach()
             inbox.discard()
 
+    def reopened(self) -> None:
+        super().reopened()
+        self._empty.clear()
+
     def _abandon(self) -> None:
         super()._abandon()
         if self._inbox is not None:

@@ -160,6 +160,11 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         """Leave to the parent, in a forked child, what is the parent's."""
         self._watchers.abandon()
 
+    # For the database.
+
+    def reopened(self) -> None:
+        """The database was opened again, perhaps another one: nothing is known of what is in it."""
+
     # For the watchers.
 
     @abc.abstractmethod

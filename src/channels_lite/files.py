@@ -1,0 +1,58 @@
+"""The files of an open database: whether they are still those that were opened."""
+
+import contextlib
+import os
+
+from channels_lite.guard import Identity
+
+JOURNAL = ("-wal", "-shm")  # what SQLite keeps beside a database in WAL mode
+NONE = (-1, -1)
+
+
+class Files:
+    """The database and what SQLite keeps beside it, known by device and inode. They are never opened here."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._known = {path: NONE, **{path + suffix: NONE for suffix in JOURNAL}}
+        self.lost()
+
+    def lost(self) -> list[str]:
+        """Those that were deleted, or have others in their place. One that comes into being meanwhile is none."""
+        lost = []
+        for path, known in self._known.items():
+            there = _identify(path)
+            if known == NONE:
+                self._known[path] = there
+            elif there != known:
+                lost.append(path)
+        return lost
+
+    def are_back(self, paths: list[str]) -> bool:
+        """Whether somebody has made any of these anew."""
+        return any(_identify(path) != NONE for path in paths)
+
+    def remove(self) -> None:
+        """Remove what is left of them. A journal would be taken for that of the next database in this place."""
+        for path, known in self._known.items():
+            if _identify(path) == known != NONE:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+
+def has_content(path: str) -> bool:
+    """Whether there is something in a file that this process has open, though it may be deleted; by /proc on Linux."""
+    folder = "/proc/self/fd"
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        with contextlib.suppress(OSError):
+            if os.readlink(f"{folder}/{name}") in (path, f"{path} (deleted)") and os.fstat(int(name)).st_size:
+                return True
+    return False
+
+
+def _identify(path: str) -> Identity:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return NONE
+    return (status.st_dev, status.st_ino)
