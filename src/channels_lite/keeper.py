@@ -172,11 +172,10 @@ class Keeper:
                 self._trouble = ""
             except Exception as error:
                 self._report(error)
-                # Who waits for a job learns what is wrong, or, where that may pass, that its time is over.
-                self._do_jobs(partial(_fail, error) if isinstance(error, SchemaError) else _locked)
                 if self._stopped_within(RETRY_PAUSE):
                     self._refuse_jobs()
-                    self._do_jobs(_locked)
+                # Who waits for a job learns what is wrong, or, where that may pass, that its time is over.
+                self._do_jobs(partial(_fail, error) if isinstance(error, SchemaError) else _locked)
                 if self._ended:
                     break
         with self._working:

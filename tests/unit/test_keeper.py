@@ -391,7 +391,7 @@ def test_database_that_cannot_be_opened(tmp_path: Any, monkeypatch: pytest.Monke
         said.append(arguments)
         first.set()
 
-    monkeypatch.setattr(module.logger, "exception", note)
+    monkeypatch.setattr(module.logger, "log", note)
     keeper.ask(lambda execute: None)
     keeper.start()
     wait_for(first)
@@ -400,6 +400,7 @@ def test_database_that_cannot_be_opened(tmp_path: Any, monkeypatch: pytest.Monke
     keeper._jobs.clear()  # it must not spin on through the other tests
     keeper._thread.join(PATIENCE)
     assert not alive
+    assert [level for level, *_ in said] == [logging.ERROR] + [logging.DEBUG] * (len(said) - 1)
     assert len(said) < 10
 
 
