@@ -4,16 +4,16 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from channels_lite import schema, store
+from channels_lite import diagnosis, schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire
-from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked, SchemaError
+from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.schema import Execute
@@ -67,7 +67,7 @@ class ApswDatabase(Database):
     def _hang_bell(self) -> None:
         try:
             self.hang_bell()
-        except SchemaError:
+        except ChannelsLiteError:
             self._connection.close()
             raise
 
@@ -95,6 +95,11 @@ class ApswDatabase(Database):
             raise Locked(str(error)) from None
         except apsw.ConnectionClosedError:
             raise self._failure or LayerClosed("The channel layer was closed while this call was waiting.") from None
+        except apsw.Error as error:
+            failure = diagnosis.failure(self.path, error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._lock:
@@ -210,19 +215,35 @@ class Spare:
     """A second connection to a database that is open already: it waits for locks, and never on a loop's thread."""
 
     def __init__(self, path: str, lock_wait_ms: int) -> None:
+        self._path = path
         self._lock_wait_ms = lock_wait_ms
-        self._connection = Connection(path)
-        self._connection.set_busy_timeout(lock_wait_ms)
-        self._connection.pragma("synchronous", "normal")
-        self._connection.pragma("journal_size_limit", JOURNAL_LIMIT)
+        with self._errors():
+            self._connection = Connection(path)
+        try:
+            self._connection.set_busy_timeout(lock_wait_ms)
+            self.execute("PRAGMA synchronous = normal", ())
+            self.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}", ())
+        except BaseException:
+            self._connection.close()
+            raise
         self._connection.wal_autocheckpoint(0)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.BusyError as error:
+            raise Locked(str(error)) from None
+        except apsw.Error as error:
+            failure = diagnosis.failure(self._path, error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement to its end; Locked where somebody else held the lock all the time."""
-        try:
+        with self._errors():
             return self._connection.execute(sql, parameters).fetchall()
-        except apsw.BusyError as error:
-            raise Locked(str(error)) from None
 
     def checkpoint(self) -> None:
         """Copy the -wal back, then hold writers up for a moment so that it begins anew.
@@ -232,12 +253,11 @@ class Spare:
         during the first one, and leaves little for the last: writers wait for 0.6 to 0.9 ms instead of about 2.
         """
         try:
-            for _ in range(2):
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._connection.set_busy_timeout(RESTART_WAIT_MS)
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.BusyError as error:
-            raise Locked(str(error)) from None
+            with self._errors():
+                for _ in range(2):
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                self._connection.set_busy_timeout(RESTART_WAIT_MS)
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         finally:
             self._connection.set_busy_timeout(self._lock_wait_ms)
 
@@ -276,7 +296,7 @@ def _connect(path: str) -> apsw.Connection:
     except apsw.Error as error:
         connection.close()
         raise schema.describe(path, error) from error
-    except SchemaError:
+    except ChannelsLiteError:
         connection.close()
         raise
     connection.set_busy_timeout(0)

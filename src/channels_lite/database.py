@@ -8,9 +8,8 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from channels_lite import outbox
+from channels_lite import diagnosis, outbox
 from channels_lite.bell import Bell, Listener
-from channels_lite.errors import SchemaError
 from channels_lite.keeper import Connection, Keeper
 from channels_lite.schema import Execute
 
@@ -36,10 +35,7 @@ class Database(abc.ABC):
         try:
             self.bell = Bell(self.path)
         except OSError as error:
-            raise SchemaError(
-                f"The bell {self.path}-bell, a file beside the database that wakes other processes, cannot be made: "
-                f"{error.strerror}; check the rights of the folder."
-            ) from error
+            raise diagnosis.refusal_of_bell(self.path, error) from error
 
     def enlist(self, layer: object, rules: Callable[[str], int | None]) -> None:
         """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too.

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,13 +11,13 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from channels_lite import config, schema, store
+from channels_lite import config, diagnosis, schema, store
 from channels_lite.database import Database, acquire
-from channels_lite.errors import ConfigError, DatabaseBusy, Locked, SchemaError
+from channels_lite.errors import ConfigError, DatabaseBusy, DatabaseFailed, DiskFull, Locked, SchemaError
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.link import Link, key_of, link_of, may_roll_back, never_commits, prepare_connections
 from channels_lite.schema import Execute
-from channels_lite.statements import fetch, translated, translating_executor
+from channels_lite.statements import fetch, file_of, translated, translating_executor
 
 T = TypeVar("T")
 
@@ -73,8 +72,10 @@ class DjangoDatabase(Database):
                     f"The database {self.path} was locked for {wait:g} s while the layer was opening it, perhaps by "
                     f"the transaction that it was called in. Make its tables before that: {upgrade}"
                 ) from error
-            except (DatabaseError, sqlite3.Error) as error:
-                raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error
+            except DiskFull:
+                raise
+            except (DatabaseError, sqlite3.Error, DatabaseFailed) as error:
+                raise diagnosis.refusal(self.path, error) from error
             self.hang_bell()
             undo.pop_all()
         return own
@@ -179,7 +180,7 @@ class DjangoDatabase(Database):
             link.settle(connection)
         except sqlite3.OperationalError as error:
             if NO_TABLE not in str(error):
-                raise translated(error) from error
+                raise translated(error, partial(file_of, connection)) from error
             _create(connection)
             link.settle(connection)
         return link
@@ -227,11 +228,11 @@ class DjangoDatabase(Database):
 
 
 def _check_rights(path: str) -> None:
-    folder = os.path.dirname(path)
-    if not os.access(folder, os.W_OK) or (os.path.exists(path) and not os.access(path, os.W_OK)):
+    what = diagnosis.unwritable(path)
+    if what is not None:
         raise SchemaError(
-            f"The database {path} cannot be opened for writing; its folder must be there, "
-            "and both writable for the user who runs this."
+            f"The database {path} cannot be opened for writing, because {what} is not there or not writable for the "
+            "user who runs this."
         )
 
 
