@@ -1,0 +1,1 @@
+"""What must hold when something fails, or is too much."""
