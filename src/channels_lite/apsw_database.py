@@ -13,7 +13,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels_lite import diagnosis, schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire
-from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked
+from channels_lite.errors import ChannelsLiteError, DatabaseFailed, LayerClosed, Locked
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.schema import Execute
@@ -160,8 +160,20 @@ class ApswDatabase(Database):
         except apsw.TooBigError as error:
             raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
         if queues is None:
-            queues = [queue for _, queue in store.queues(self._execute, self._inserted)] if self._inserted else []
+            queues = self._reached() if self._inserted else []
         return Sent(queues, self._considered)
+
+    def _reached(self) -> list[str]:
+        """The queues that a group's message went into. Where they cannot be read any more, all that it may be in.
+
+        Outside of a transaction it has been committed: that must be no error, and a wake for nothing does no harm.
+        """
+        try:
+            return [queue for _, queue in store.queues(self._execute, self._inserted)]
+        except (Locked, DatabaseFailed):
+            if self._connection.in_transaction:
+                raise
+            return [channel[: channel.find("!") + 1] or channel for channel in self._considered]
 
     def version(self) -> int:
         """PRAGMA data_version, made unique over reconnections."""
@@ -179,9 +191,11 @@ class ApswDatabase(Database):
     def close(self) -> None:
         self.keeper.stop()
         with self._lock:
-            self._connection.close()
-            if self.bell is not None:
-                self.bell.close()
+            try:
+                self._connection.close()
+            finally:
+                if self.bell is not None:
+                    self.bell.close()
 
     def _spare(self, lock_wait_ms: int) -> "Spare":
         return Spare(self.path, lock_wait_ms)
