@@ -5,11 +5,21 @@ import os
 
 from channels_lite.errors import ChannelsLiteError, DatabaseFailed, DiskFull, SchemaError
 
-PERM, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 3, 5, 8, 10, 11, 13, 14, 26  # SQLite's result codes
+PERM, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB = (
+    3,
+    5,
+    8,
+    10,
+    11,
+    13,
+    14,
+    15,
+    26,
+)  # SQLite's result codes
 IOERR_WRITE, IOERR_SHMSIZE = 778, 4874  # a write that failed for another reason than ENOSPC; no room for the -shm
 
 NO_ROOM = (FULL, IOERR_WRITE, IOERR_SHMSIZE)
-OF_THE_FILE = (PERM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB)
+OF_THE_FILE = (PERM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB)
 
 # Python 3.10 does not tell the code. There a write that fails is taken for any other failure of the disk.
 WORDS = {
@@ -18,6 +28,7 @@ WORDS = {
     "database disk image is malformed": CORRUPT,
     "database or disk is full": FULL,
     "unable to open database file": CANTOPEN,
+    "locking protocol": PROTOCOL,
     "file is not a database": NOTADB,
 }
 
@@ -65,13 +76,30 @@ def is_of_the_file(error: BaseException) -> bool:
     return _code(error) & 0xFF in (*OF_THE_FILE, BUSY)
 
 
-def unwritable(path: str) -> str | None:
-    """The first of a database's files, or its folder, that this user may not write, in words; None where it may all."""
+def check_rights(path: str) -> None:
+    """SchemaError where this user may not write a database's files or its folder: SQLite may read it all the same."""
+    what = _unwritable(path)
+    if what is not None:
+        raise SchemaError(_no_right(path, what))
+
+
+def _unwritable(path: str) -> str | None:
+    """What is in the way, in words; None where nothing is."""
     for name in (path, f"{path}-wal", f"{path}-shm"):
         if os.path.exists(name) and not os.access(name, os.W_OK):
-            return f"the file {name}"
+            return f"the file {name} is not writable for the user who runs this"
     folder = os.path.dirname(path) or "."
-    return None if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder}"
+    if not os.path.isdir(folder):
+        return f"the folder {folder} is not there"
+    return (
+        None
+        if os.access(folder, os.W_OK | os.X_OK)
+        else f"the folder {folder} is not writable for the user who runs this"
+    )
+
+
+def _no_right(path: str, why: object) -> str:
+    return f"The database {path} cannot be opened for writing ({why}); check the rights of the file and its folder."
 
 
 def _code(error: BaseException | None) -> int:
@@ -98,11 +126,7 @@ def _why(path: str, code: int, error: BaseException) -> str:
     if kind == CORRUPT:
         return f"The database {path} is damaged ({error}); restore it from a backup, or move it away."
     if kind in (PERM, READONLY, CANTOPEN):
-        what = unwritable(path)
-        reason = f"{what} is not writable for the user who runs this" if what else error
-        return (
-            f"The database {path} cannot be opened for writing ({reason}); check the rights of the file and its folder."
-        )
+        return _no_right(path, _unwritable(path) or error)
     if kind == BUSY:
         return f"The database {path} is locked by another process ({error}); try again when that one has finished."
     if kind == IOERR:

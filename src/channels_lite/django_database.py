@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from channels_lite import config, diagnosis, schema, store
 from channels_lite.database import Database, acquire
-from channels_lite.errors import ConfigError, DatabaseBusy, DatabaseFailed, DiskFull, Locked, SchemaError
+from channels_lite.errors import ConfigError, DatabaseBusy, DatabaseFailed, DiskFull, Locked
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.link import Link, key_of, link_of, may_roll_back, never_commits, prepare_connections
 from channels_lite.schema import Execute
@@ -60,7 +60,7 @@ class DjangoDatabase(Database):
         """The first connection, to a database that has the schema, and the bell beside it."""
         upgrade = f"manage.py migrate channels_lite --database {self.alias}"
         wait = config.busy_deadline(config.Options(database=self.alias))
-        _check_rights(self.path)
+        diagnosis.check_rights(self.path)
         with contextlib.ExitStack() as undo:
             try:
                 own = Own(self.alias, round(wait * 1000))
@@ -225,15 +225,6 @@ class DjangoDatabase(Database):
         if not self.in_memory:
             self.keeper.resume()
         self._aside.release()
-
-
-def _check_rights(path: str) -> None:
-    what = diagnosis.unwritable(path)
-    if what is not None:
-        raise SchemaError(
-            f"The database {path} cannot be opened for writing, because {what} is not there or not writable for the "
-            "user who runs this."
-        )
 
 
 def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int | None]) -> DjangoDatabase:

@@ -266,6 +266,7 @@ def connect(path: str, *, create_file: bool = True) -> guard.Connection:
         if not create_file:
             return _read_only(path)
         _create_private(path)
+        diagnosis.check_rights(path)
         connection = guard.Connection(path)
         try:
             connection.set_busy_timeout(LOCK_WAIT_MS)

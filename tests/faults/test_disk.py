@@ -426,8 +426,12 @@ async def limited(path, kind):
     keeper.Keeper.suffer = lambda self, error: [heard.append(error), suffer(self, error)]
     connections.settings["core"]["NAME"] = path
     layer = open_layer(kind, path)
-    await layer.send("jobs", MESSAGE)
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 4096, usual[1]))  # too little for the schema
+    with pytest.raises(DiskFull):
+        await layer.send("jobs", MESSAGE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    await layer.send("jobs", MESSAGE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, usual[1]))
     for call in (lambda: layer.send("more", MESSAGE), lambda: layer.group_add("crowd", "member"), layer.flush):
         with pytest.raises(DatabaseFailed) as raised:
