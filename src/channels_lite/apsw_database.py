@@ -4,16 +4,16 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from channels_lite import schema, store
+from channels_lite import diagnosis, schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire, known_as
-from channels_lite.errors import ChannelsLiteError, LayerClosed, Locked, SchemaError
+from channels_lite.errors import ChannelsLiteError, DatabaseFailed, LayerClosed, Locked, SchemaError
 from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
@@ -69,7 +69,7 @@ class ApswDatabase(Database):
     def _hang_bell(self) -> None:
         try:
             self.hang_bell()
-        except SchemaError:
+        except ChannelsLiteError:
             self._connection.close()
             raise
 
@@ -97,6 +97,11 @@ class ApswDatabase(Database):
             raise Locked(str(error)) from None
         except apsw.ConnectionClosedError:
             raise self.failure or LayerClosed("The channel layer was closed while this call was waiting.") from None
+        except apsw.Error as error:
+            failure = diagnosis.failure(self.path, error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def _execute_alone(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._lock:
@@ -157,8 +162,20 @@ class ApswDatabase(Database):
         except apsw.TooBigError as error:
             raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
         if queues is None:
-            queues = [queue for _, queue in store.queues(self._execute, self._inserted)] if self._inserted else []
+            queues = self._reached() if self._inserted else []
         return Sent(queues, self._considered)
+
+    def _reached(self) -> list[str]:
+        """The queues that a group's message went into. Where they cannot be read any more, all that it may be in.
+
+        Outside of a transaction it has been committed: that must be no error, and a wake for nothing does no harm.
+        """
+        try:
+            return [queue for _, queue in store.queues(self._execute, self._inserted)]
+        except (Locked, DatabaseFailed):
+            if self._connection.in_transaction:
+                raise
+            return [channel[: channel.find("!") + 1] or channel for channel in self._considered]
 
     def version(self) -> int:
         """PRAGMA data_version, made unique over reconnections."""
@@ -176,9 +193,11 @@ class ApswDatabase(Database):
     def close(self) -> None:
         self.keeper.stop()
         with self._lock:
-            self._connection.close()
-            if self.bell is not None:
-                self.bell.close()
+            try:
+                self._connection.close()
+            finally:
+                if self.bell is not None:
+                    self.bell.close()
 
     def _reopen(self, prepare: Callable[[Execute], object]) -> "Spare":
         try:
@@ -238,19 +257,35 @@ class Spare:
     """A second connection to a database that is open already: it waits for locks, and never on a loop's thread."""
 
     def __init__(self, path: str, lock_wait_ms: int) -> None:
+        self._path = path
         self._lock_wait_ms = lock_wait_ms
-        self._connection = Connection(path)
-        self._connection.set_busy_timeout(lock_wait_ms)
-        self._connection.pragma("synchronous", "normal")
-        self._connection.pragma("journal_size_limit", JOURNAL_LIMIT)
+        with self._errors():
+            self._connection = Connection(path)
+        try:
+            self._connection.set_busy_timeout(lock_wait_ms)
+            self.execute("PRAGMA synchronous = normal", ())
+            self.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}", ())
+        except BaseException:
+            self._connection.close()
+            raise
         self._connection.wal_autocheckpoint(0)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.BusyError as error:
+            raise Locked(str(error)) from None
+        except apsw.Error as error:
+            failure = diagnosis.failure(self._path, error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement to its end; Locked where somebody else held the lock all the time."""
-        try:
+        with self._errors():
             return self._connection.execute(sql, parameters).fetchall()
-        except apsw.BusyError as error:
-            raise Locked(str(error)) from None
 
     def checkpoint(self) -> None:
         """Copy the -wal back, then hold writers up for a moment so that it begins anew.
@@ -260,12 +295,11 @@ class Spare:
         during the first one, and leaves little for the last: writers wait for 0.6 to 0.9 ms instead of about 2.
         """
         try:
-            for _ in range(2):
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._connection.set_busy_timeout(RESTART_WAIT_MS)
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.BusyError as error:
-            raise Locked(str(error)) from None
+            with self._errors():
+                for _ in range(2):
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                self._connection.set_busy_timeout(RESTART_WAIT_MS)
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         finally:
             self._connection.set_busy_timeout(self._lock_wait_ms)
 
@@ -311,7 +345,7 @@ def _connect(path: str) -> apsw.Connection:
     except apsw.Error as error:
         connection.close()
         raise schema.describe(path, error) from error
-    except SchemaError:
+    except ChannelsLiteError:
         connection.close()
         raise
     connection.set_busy_timeout(0)

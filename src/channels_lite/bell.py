@@ -145,9 +145,13 @@ class Bell:
 
     def _open(self) -> int:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
-        if os.fstat(fd).st_size == 0:
-            os.fchmod(fd, self._mode)  # past the umask
-            self._write(fd)
+        try:
+            if os.fstat(fd).st_size == 0:
+                os.fchmod(fd, self._mode)  # past the umask
+                self._write(fd)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     def _write(self, fd: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from channels_lite import outbox, store
+from channels_lite import diagnosis, outbox, store
 from channels_lite.bell import Bell, Listener
 from channels_lite.errors import ChannelsLiteError, Locked, SchemaError
 from channels_lite.files import Files
@@ -51,10 +51,7 @@ class Database(abc.ABC):
         try:
             self.bell = Bell(self.path)
         except OSError as error:
-            raise SchemaError(
-                f"The bell {self.path}-bell, a file beside the database that wakes other processes, cannot be made: "
-                f"{error.strerror}; check the rights of the folder."
-            ) from error
+            raise diagnosis.refusal_of_bell(self.path, error) from error
 
     def enlist(self, layer: object, rules: Callable[[str], int | None]) -> None:
         """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too.

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import itertools
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +13,23 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from channels_lite import config, schema, store
+from channels_lite import config, diagnosis, schema, store
 from channels_lite.database import Database, acquire
-from channels_lite.errors import ConfigError, DatabaseBusy, DatabaseLost, Locked, SchemaError
+from channels_lite.errors import (
+    ChannelsLiteError,
+    ConfigError,
+    DatabaseBusy,
+    DatabaseFailed,
+    DatabaseLost,
+    DiskFull,
+    Locked,
+    SchemaError,
+)
 from channels_lite.files import Files, has_content
 from channels_lite.keeper import INSPECTION, JOURNAL_LIMIT, RESTART_WAIT_MS, Connection, Keeper, pause
 from channels_lite.link import Link, key_of, link_of, may_roll_back, never_commits, prepare_connections
 from channels_lite.schema import Execute
-from channels_lite.statements import fetch, translated, translating_executor
+from channels_lite.statements import fetch, file_of, translated, translating_executor
 
 T = TypeVar("T")
 
@@ -71,7 +79,7 @@ class DjangoDatabase(Database):
         own = self._connect()
         try:
             self.hang_bell()
-        except SchemaError:
+        except ChannelsLiteError:
             own.close()
             raise
         return own
@@ -79,7 +87,7 @@ class DjangoDatabase(Database):
     def _connect(self, prepare: Callable[[Execute], object] = lambda execute: None) -> "Own":
         upgrade = f"manage.py migrate channels_lite --database {self.alias}"
         wait = config.busy_deadline(config.Options(database=self.alias))
-        _check_rights(self.path)
+        diagnosis.check_rights(self.path)
         with contextlib.ExitStack() as undo:
             try:
                 own = Own(self.alias, round(wait * 1000))
@@ -92,8 +100,10 @@ class DjangoDatabase(Database):
                     f"The database {self.path} was locked for {wait:g} s while the layer was opening it, perhaps by "
                     f"the transaction that it was called in. Make its tables before that: {upgrade}"
                 ) from error
-            except (DatabaseError, sqlite3.Error) as error:
-                raise SchemaError(f"The database {self.path} cannot be used: {error}.") from error
+            except DiskFull:
+                raise
+            except (DatabaseError, sqlite3.Error, DatabaseFailed) as error:
+                raise diagnosis.refusal(self.path, error) from error
             undo.pop_all()
         return own
 
@@ -220,7 +230,7 @@ class DjangoDatabase(Database):
             link.settle(connection)
         except sqlite3.OperationalError as error:
             if NO_TABLE not in str(error):
-                raise translated(error) from error
+                raise translated(error, partial(file_of, connection)) from error
             _create(connection)
             link.settle(connection)
         return link
@@ -297,15 +307,6 @@ def _end_hold(old: Connection, until: float, execute: Execute) -> None:
     with contextlib.suppress(DatabaseError, sqlite3.Error):  # it did not begin
         old.execute("ROLLBACK", ())
     old.close()
-
-
-def _check_rights(path: str) -> None:
-    folder = os.path.dirname(path)
-    if not os.access(folder, os.W_OK) or (os.path.exists(path) and not os.access(path, os.W_OK)):
-        raise SchemaError(
-            f"The database {path} cannot be opened for writing; its folder must be there, "
-            "and both writable for the user who runs this."
-        )
 
 
 def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int | None]) -> DjangoDatabase:

@@ -31,6 +31,23 @@ class LayerClosed(ChannelsLiteError):
     """The layer was closed while this call was waiting for a message."""
 
 
+class DatabaseFailed(ChannelsLiteError):
+    """The disk failed, or the database file is damaged or may not be written any more; nothing was sent or changed.
+
+    Where a flush fails, part of what it was to remove may be gone.
+    """
+
+
+class DiskFull(DatabaseFailed):
+    """The disk has no room for the database, or the file has reached a limit; nothing was sent or changed.
+
+    Raised for senders only: a receive() goes on by itself when there is room again.
+    """
+
+
+PASSING = (Locked, DiskFull)  # what goes by: receivers and upkeep try again
+
+
 class SchemaError(ChannelsLiteError):
     """The database's schema is not the one this release needs, or its schema files cannot be used."""
 

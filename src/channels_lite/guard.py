@@ -77,8 +77,10 @@ class Connection(apsw.Connection):
 
     def close(self, force: bool = False) -> None:
         """Close the file, and then give it free."""
-        super().close(force)
-        self.hold.release()
+        try:
+            super().close(force)
+        finally:
+            self.hold.release()
 
     def __del__(self) -> None:
         if hasattr(self, "hold"):

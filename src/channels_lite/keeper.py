@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from channels_lite import store
-from channels_lite.errors import Locked, SchemaError
+from channels_lite.errors import PASSING, DiskFull, Locked, SchemaError
 from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
@@ -28,6 +28,8 @@ TRIM_PAUSE = (0.002, 0.1)  # seconds between two batches of trimming: as long as
 BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
 BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has tried often
 PATIENT_AFTER = 50  # tries
+FULL_PAUSE = 0.5  # seconds between two tries where the disk is full
+FULL_WARNING = 10.0  # seconds between two words in the log that it is
 
 Job = Callable[[Execute], Any]
 
@@ -36,6 +38,11 @@ def pause(attempt: int) -> float:
     """Seconds to wait before trying again for a lock, after ``attempt`` tries in vain."""
     longest = BUSY_PAUSE[1] if attempt < PATIENT_AFTER else BUSY_PAUSE_MAX
     return random.uniform(BUSY_PAUSE[0], longest)
+
+
+def pause_after(error: Exception, attempt: int) -> float:
+    """As ``pause``, after one of the errors in PASSING."""
+    return FULL_PAUSE if isinstance(error, DiskFull) else pause(attempt)
 
 
 class Connection(Protocol):
@@ -57,7 +64,8 @@ class Connection(Protocol):
 class Keeper:
     """Runs in a daemon thread from ``start`` to ``stop``; its methods may be called from any thread.
 
-    Jobs run in the order they were asked for. One that raises Locked keeps its place, and is tried again soon.
+    Jobs run in the order they were asked for. One that raises Locked keeps its place, and is tried again soon. One that
+    raises DiskFull is tried again when others have had their turn.
     """
 
     def __init__(
@@ -72,6 +80,10 @@ class Keeper:
         self._news = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._attempts = 0  # rounds since the last one in which no job met a lock
+        self._starving: deque[Job] = deque()  # jobs that wait for room on the disk
+        self._next_try = 0.0  # when they are tried again
+        self._told_full = -FULL_WARNING  # when the log was told that
+        self._emptied = -FULL_PAUSE  # when the -wal was to begin anew because of that
         self._interval: float | None = None  # seconds between two rounds of sweeping and trimming
         self._next_sweep = 0.0
         self._trims = False
@@ -122,7 +134,7 @@ class Keeper:
     def inline(self, job: Job) -> bool:
         """Run a short job in the calling thread; False where another job comes first or the database is locked.
 
-        It saves two changes of threads. The job must be one that may be run again after Locked.
+        It saves two changes of threads. The job must be one that may be run again after Locked or DiskFull.
         """
         if self._jobs or self._trouble or not self._working.acquire(blocking=False):
             return False
@@ -130,7 +142,7 @@ class Keeper:
             if self._connection is None or self._jobs:
                 return False
             job(self._connection.execute)
-        except Locked:
+        except PASSING:
             return False
         finally:
             self._working.release()
@@ -141,6 +153,27 @@ class Keeper:
         with self._news:
             self._checkpoint_due = True
             self._news.notify()
+
+    def suffer(self, error: Exception) -> None:
+        """Hear of one of the errors in PASSING, after which something is tried again.
+
+        Where the disk is full, the log is told now and then, and the -wal begun anew: receivers can go on with what it
+        has of the disk already, even if nobody makes room.
+        """
+        if not isinstance(error, DiskFull):
+            logger.debug("The database is locked; left for the next round.")
+            return
+        self._say_full(error)
+        now = time.monotonic()
+        if now - self._emptied >= FULL_PAUSE:
+            self._emptied = now
+            self.checkpoint()
+
+    def _say_full(self, error: DiskFull) -> None:
+        now = time.monotonic()
+        if now - self._told_full >= FULL_WARNING:
+            self._told_full = now
+            logger.error("Receivers and upkeep wait for room. %s", error)
 
     def look_after(self, layer: Any, seconds: float, *, trim: bool) -> None:
         """Call ``layer.sweep(execute)`` at least this often while the layer lives; with ``trim``, trim the database."""
@@ -208,8 +241,8 @@ class Keeper:
             if self._attempts and self._jobs and not self._stopping:
                 self._news.wait(pause(self._attempts))
             elif not self._jobs and not self._checkpoint_due and not self._stopping:
-                self._news.wait(self._until_next())
-            self._ended = self._stopping and not self._jobs
+                self._news.wait(self._until_due())
+            self._ended = self._stopping and not self._jobs and not self._starving
             return not self._ended
 
     def _stopped_within(self, seconds: float) -> bool:
@@ -220,36 +253,47 @@ class Keeper:
         with self._news:
             self._ended = True
 
-    def _until_next(self) -> float | None:
+    def _until_sweep(self) -> float | None:
+        return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
+
+    def _until_due(self) -> float | None:
         """Seconds until there is something to do that nobody asks for."""
         times = [self._until_sweep() if self._trim_pause is None else self._trim_pause]
+        if self._starving:
+            times.append(max(0.0, self._next_try - time.monotonic()))
         if self._inspect is not None:
             times.append(max(0.0, self._next_inspection - time.monotonic()))
         return min((seconds for seconds in times if seconds is not None), default=None)
-
-    def _until_sweep(self) -> float | None:
-        return None if self._interval is None else max(0.0, self._next_sweep - time.monotonic())
 
     def _round(self, connection: Connection) -> None:
         self._do_jobs(connection.execute)
         if self._checkpoint_due:
             self._checkpoint_due = False
-            _attempt(lambda execute: connection.checkpoint(), connection.execute)
+            self._attempt(lambda execute: self._copy_back(connection), connection.execute)
         if self._until_sweep() == 0.0:
             self._sweep(connection.execute)
         if self._trim_pause is not None:
             self._trim_pause = None
-            _attempt(self._trim, connection.execute)
+            self._attempt(self._trim, connection.execute)
 
     def _do_jobs(self, execute: Execute) -> None:
         with self._news:
             jobs, self._jobs = self._jobs, deque()
             last = self._stopping  # as of now: a job that is not tried again must have been able to know that
-        left = deque(job for job in jobs if not _attempt(job, execute))
+        if self._starving and (last or time.monotonic() >= self._next_try):
+            self._starving, jobs = deque(), self._starving + jobs
+        left = deque(job for job in jobs if self._meets_a_lock(job, execute, last))
         self._attempts = self._attempts + 1 if left else 0
         if left and not last:
             with self._news:
                 self._jobs.extendleft(reversed(left))
+
+    def _meets_a_lock(self, job: Job, execute: Execute, last: bool) -> bool:
+        error = self._attempt(job, execute)
+        if isinstance(error, DiskFull) and not last:
+            self._starving.append(job)
+            self._next_try = time.monotonic() + FULL_PAUSE
+        return isinstance(error, Locked)
 
     def _sweep(self, execute: Execute) -> None:
         self._next_sweep = time.monotonic() + (self._interval or 0.0)
@@ -257,25 +301,30 @@ class Keeper:
         with self._news:
             layers = list(self._layers)
         for layer in layers:
-            _attempt(layer.sweep, execute)
+            self._attempt(layer.sweep, execute)
+
+    def _attempt(self, job: Job, execute: Execute) -> Exception | None:
+        """Do one thing, without harm to the others; returns the error after which it is to be tried again."""
+        try:
+            job(execute)
+        except PASSING as error:
+            self.suffer(error)
+            return error
+        except Exception:
+            logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
+        return None
+
+    def _copy_back(self, connection: Connection) -> None:
+        try:
+            connection.checkpoint()
+        except DiskFull as error:  # no reason to try at once again
+            self._say_full(error)
 
     def _trim(self, execute: Execute) -> None:
         # One batch a round: the jobs that were asked for meanwhile come before the next one.
         begun = time.monotonic()
         if max(store.trim(execute)) == store.TRIM_BATCH:
             self._trim_pause = _as_long_as_since(begun)
-
-
-def _attempt(job: Job, execute: Execute) -> bool:
-    """Do one thing, without harm to the others: False where the database is locked and it is to be tried again."""
-    try:
-        job(execute)
-    except Locked:
-        logger.debug("The database is locked; left for the next round.")
-        return False
-    except Exception:
-        logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
-    return True
 
 
 def _locked(sql: str, parameters: Sequence[Any]) -> list[Any]:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import apsw
 import django.db
 
-from channels_lite import guard
-from channels_lite.errors import SchemaError
+from channels_lite import diagnosis, guard
+from channels_lite.errors import ChannelsLiteError, SchemaError
 
 Execute = Callable[[str, Sequence[Any]], list[Any]]
 ERRORS = (apsw.Error, django.db.Error)  # what an Execute raises: it runs on an apsw connection, or on one of Django's
@@ -168,7 +168,7 @@ def transaction(execute: Execute) -> Iterator[None]:
         yield
         execute("COMMIT", ())
     except BaseException:
-        with contextlib.suppress(*ERRORS):  # after some errors SQLite has rolled back already
+        with contextlib.suppress(Exception):  # after some errors SQLite has rolled back already
             execute("ROLLBACK", ())
         raise
 
@@ -192,6 +192,8 @@ def _run(execute: Execute, step: Step) -> None:
         for statement in step.statements():
             execute(statement, ())
     except ERRORS as error:
+        if diagnosis.is_of_the_file(error):
+            raise
         raise SchemaError(f"The schema file {step.name}.sql failed and was undone: {error}.") from error
     execute(f"INSERT INTO {TABLE} (version, name, sha256) VALUES (?, ?, ?)", (step.version, step.name, step.sha256))
 
@@ -255,7 +257,7 @@ def executor(connection: apsw.Connection) -> Execute:
 
 
 def connect(path: str, *, create_file: bool = True) -> guard.Connection:
-    """Open a database file with apsw, in WAL mode, waiting for locks; SchemaError says what is wrong with it.
+    """Open a database file with apsw, in WAL mode, waiting for locks; SchemaError or DiskFull says what is wrong.
 
     A file that does not exist is made for its owner alone. ``create_file=False`` creates no file, and its connection
     cannot write. TwoLibraries where this process has the file open with another SQLite library.
@@ -264,17 +266,19 @@ def connect(path: str, *, create_file: bool = True) -> guard.Connection:
         if not create_file:
             return _read_only(path)
         _create_private(path)
+        diagnosis.check_rights(path)
         connection = guard.Connection(path)
-        connection.set_busy_timeout(LOCK_WAIT_MS)
-        _switch_to_wal(connection)
+        try:
+            connection.set_busy_timeout(LOCK_WAIT_MS)
+            _switch_to_wal(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
     except OSError as error:
-        raise SchemaError(
-            f"The database {path} cannot be created: {error.strerror}. "
-            "Its folder must be there, and writable for the user who runs this."
-        ) from error
+        raise diagnosis.refusal_by_system(path, error) from error
     except apsw.Error as error:
-        raise SchemaError(_reason(path, error)) from error
+        raise describe(path, error) from error
 
 
 def _read_only(path: str) -> guard.Connection:
@@ -307,20 +311,6 @@ def _switch_to_wal(connection: apsw.Connection) -> None:
             time.sleep(0.01)
 
 
-def _reason(path: str, error: apsw.Error) -> str:
-    if isinstance(error, apsw.NotADBError):
-        return f"The file {path} is not a SQLite database; give another path, or move the file away."
-    if isinstance(error, apsw.CorruptError):
-        return f"The database {path} is damaged ({error}); restore it from a backup, or move it away."
-    if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
-        return (
-            f"The database {path} cannot be opened for writing ({error}); check the rights of the file and its folder."
-        )
-    if isinstance(error, apsw.BusyError):
-        return f"The database {path} is locked by another process ({error}); try again when that one has finished."
-    return f"The database {path} cannot be used: {error}."
-
-
-def describe(path: str, error: apsw.Error) -> SchemaError:
-    """The SchemaError that says what an apsw error means for this file."""
-    return SchemaError(_reason(path, error))
+def describe(path: str, error: apsw.Error) -> ChannelsLiteError:
+    """The SchemaError, or DiskFull, that says what an apsw error means for this file."""
+    return diagnosis.refusal(path, error)

@@ -2,14 +2,15 @@
 
 import functools
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from django.db import DatabaseError, DataError, IntegrityError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from channels_lite import store
+from channels_lite import diagnosis, store
 from channels_lite.errors import Locked
 from channels_lite.schema import Execute
 
@@ -45,7 +46,10 @@ def translating_executor(connection: BaseDatabaseWrapper) -> Execute:
         try:
             return inner(sql, parameters)
         except DatabaseError as error:
-            raise translated(error) from error
+            raw = connection.connection
+            if connection.in_atomic_block and raw is not None and not raw.in_transaction:
+                connection.needs_rollback = True  # SQLite has undone it: what follows must not be committed alone
+            raise translated(error, partial(file_of, connection)) from error
 
     return execute
 
@@ -55,11 +59,11 @@ def fetch(raw: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> list[
     try:
         return raw.execute(sql, parameters).fetchall()
     except sqlite3.Error as error:
-        raise translated(error) from error
+        raise translated(error, partial(_file_of, raw)) from error
 
 
-def translated(error: Exception) -> Exception:
-    """What an error of SQLite's means; itself where it means nothing in particular."""
+def translated(error: Exception, file: Callable[[], str]) -> Exception:
+    """What an error of SQLite's means for this file; itself where it means nothing in particular."""
     text = str(error)
     if isinstance(error, sqlite3.IntegrityError | IntegrityError) and store.FULL in text:
         return ChannelFull()
@@ -67,4 +71,14 @@ def translated(error: Exception) -> Exception:
         return Locked(text)
     if isinstance(error, sqlite3.DataError | DataError) and TOO_BIG in text:
         return MessageTooLarge(f"SQLite cannot store a message of this size: {text}")
-    return error
+    return diagnosis.failure(file(), error) or error
+
+
+def file_of(connection: BaseDatabaseWrapper) -> str:
+    """The file of a connection of Django's."""
+    return str(connection.settings_dict["NAME"])
+
+
+def _file_of(raw: sqlite3.Connection) -> str:
+    file: str = raw.execute("PRAGMA database_list").fetchone()[2]  # reads nothing from the disk
+    return file

@@ -15,7 +15,7 @@ from channels_lite import apsw_database, store
 from channels_lite.apsw_database import ApswDatabase, Sent, Write
 from channels_lite.batch import Batch
 from channels_lite.drops import Reason
-from channels_lite.errors import DatabaseBusy, LayerClosed
+from channels_lite.errors import DatabaseBusy, DiskFull, LayerClosed
 from channels_lite.guard import Connection
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from tests.patience import PATIENCE, until
@@ -193,7 +193,7 @@ async def test_a_full_disk_fails_whose_message_does_not_fit(opened: Layer) -> No
     large = {"type": "x", "text": "x" * 200_000}
     sends = (opened.send("jobs", number(value) if value != 2 else large) for value in range(5))
     results = await outcomes(begin(*sends))
-    assert [type(result) for result in results] == [type(None)] * 2 + [apsw.FullError] + [type(None)] * 2
+    assert [type(result) for result in results] == [type(None)] * 2 + [DiskFull] + [type(None)] * 2
     assert not connection.in_transaction
     await opened.send("jobs", number(5))
     assert await numbers(opened, "jobs") == [0, 1, 3, 4, 5]

@@ -444,7 +444,7 @@ DAMAGES = {
     cut_short: "is damaged",
     cut_short_without_wal: "is damaged",
     scribbled_over: "is damaged",
-    directory: "cannot be opened",
+    directory: "is a folder",
 }
 
 

@@ -387,7 +387,7 @@ def test_database_that_cannot_be_opened(tmp_path: Any, monkeypatch: pytest.Monke
     said = []
     first = threading.Event()
 
-    def note(*arguments: Any) -> None:
+    def note(*arguments: Any, exc_info: bool) -> None:
         said.append(arguments)
         first.set()
 

@@ -276,9 +276,9 @@ def test_failure_in_the_middle_of_a_file(execute: Execute, broken: str) -> None:
 
 
 def test_full_disk(execute: Execute) -> None:
-    """A database that cannot grow keeps the version before, and the error says why."""
+    """A database that cannot grow keeps the version before; it is not the schema file that is to blame."""
     execute("PRAGMA max_page_count = 4")
-    with pytest.raises(SchemaError, match=r"0001_tables.*full"):
+    with pytest.raises(apsw.FullError):
         schema.apply(execute, STEPS)
     assert schema.objects(execute) == {}
 

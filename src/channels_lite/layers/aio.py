@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from channels_lite import config, store
 from channels_lite.apsw_database import ApswDatabase, Sent, Write, open_file
 from channels_lite.batch import Batch
-from channels_lite.errors import LayerClosed, Locked
-from channels_lite.keeper import pause
+from channels_lite.errors import PASSING, LayerClosed, Locked
+from channels_lite.keeper import pause_after
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.openable import WAITING
 from channels_lite.mailbox import Item, Waiter
@@ -79,14 +79,20 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
             return None
         try:
             return self._claim(waiter.queue, hinted=False)
-        except Locked:
-            waiter.loop.call_later(pause(attempt), self._mailboxes.wake, waiter.channel)
+        except PASSING as error:
+            waiter.loop.call_later(self._suffer(error, attempt), self._mailboxes.wake, waiter.channel)
             return None
+
+    def _suffer(self, error: Exception, attempt: int) -> float:
+        """Seconds until what met one of the errors in PASSING is tried again."""
+        if self._database is not None:
+            self._database.keeper.suffer(error)
+        return pause_after(error, attempt)
 
     def _take(self, queue: str) -> Item | None:
         try:
             return self._claim(queue, hinted=True)
-        except Locked:
+        except PASSING:
             return None
 
     def _claim(self, queue: str, *, hinted: bool) -> Item | None:
@@ -117,8 +123,8 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         try:
             while self._database.read(partial(self._claim_all, queue)) == store.CLAIM_BATCH:
                 pass
-        except Locked:
-            _call_later(loop or waiting, pause(attempt), self._collect, queue, attempt + 1, loop)
+        except PASSING as error:
+            _call_later(loop or waiting, self._suffer(error, attempt), self._collect, queue, attempt + 1, loop)
         except Exception as error:  # for those who wait, not for the sender, whose message has been committed
             self._mailboxes.fail(error, queue)
 

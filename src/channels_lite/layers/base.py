@@ -69,7 +69,7 @@ class SQLiteLayer(GroupsLayer[D]):
         """Send a message to a channel. It has been committed when this returns, or is in a mailbox of this process.
 
         ``expiry``: seconds until the message is gone if nobody receives it; the layer's own when left out.
-        Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy.
+        Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed (DiskFull).
         """
         queue, local, own = self._address(channel)
         seconds = self.expiry if expiry is None else _seconds(expiry)

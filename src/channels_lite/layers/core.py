@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from channels_lite import caller, config, store
 from channels_lite.caller import CallerGone
 from channels_lite.django_database import DjangoDatabase, open_alias
-from channels_lite.errors import ConfigError, LayerClosed, Locked
+from channels_lite.errors import PASSING, ConfigError, LayerClosed, Locked
 from channels_lite.keeper import pause
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.openable import WAITING
@@ -163,7 +163,14 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         # Before the look: who waits from now on asks again.
         with self._asking:
             self._asked.discard(queue)
-        self._claim(queue, execute)
+        try:
+            self._claim(queue, execute)
+        except PASSING:
+            with self._asking:
+                if queue in self._asked:  # another job will do it
+                    return
+                self._asked.add(queue)
+            raise
 
     def _claim(self, queue: str, execute: Execute, *, within: bool = False) -> None:
         """Claim for those who wait on this queue, and hand over."""
@@ -178,7 +185,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             if queue.endswith("!"):
                 return self._claim_all(queue, execute, within=within) == store.CLAIM_BATCH
             return self._claim_one(queue, execute)
-        except Locked:
+        except PASSING:
             raise
         except Exception as error:
             self._mailboxes.fail(error, queue)
@@ -253,6 +260,14 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _look_at_all(self, database: DjangoDatabase, execute: Execute) -> None:
         self._looking = False
+        try:
+            self._look_if_changed(database, execute)
+        except PASSING:
+            if not self._looking:  # otherwise another job will do it
+                self._looking = True
+                raise
+
+    def _look_if_changed(self, database: DjangoDatabase, execute: Execute) -> None:
         database.tidy()
         seen = database.version_seen(execute)
         if seen == self._seen:

@@ -11,7 +11,7 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.drops import Reason
-from channels_lite.errors import DatabaseBusy
+from channels_lite.errors import DatabaseBusy, DatabaseFailed
 from channels_lite.layers.handover import HandoverLayer
 from channels_lite.layers.openable import D
 from channels_lite.mailbox import Item, running_loop
@@ -98,7 +98,7 @@ class GroupsLayer(HandoverLayer[D]):
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every channel in a group. Full channels are skipped, counted and warned about.
 
-        Raises InvalidMessage, TypeError for a bad name, DatabaseBusy; never ChannelFull.
+        Raises InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed; never ChannelFull.
         """
         self.require_valid_group_name(group)
         payload = self._codec.encode(message, self.expiry)
@@ -142,14 +142,14 @@ class GroupsLayer(HandoverLayer[D]):
 
     async def _send_rows(self, others: dict[str, tuple[str, bytes]], payload: bytes, ttl: int) -> None:
         """Put a group's message into the queues of processes in whose inboxes there was no room for it."""
-        failure: DatabaseBusy | None = None
+        failure: DatabaseBusy | DatabaseFailed | None = None
         for queue, (channel, targets) in others.items():
             room = self._room_in_group(channel)
             try:
                 await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
             except ChannelFull:
                 self.drops.count(channel, Reason.FULL)
-            except DatabaseBusy as error:  # for the sender to know, when the others have been tried
+            except (DatabaseBusy, DatabaseFailed) as error:  # for the sender to know, when the others have been tried
                 failure = error
         if failure is not None:
             raise failure

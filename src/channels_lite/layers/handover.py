@@ -14,7 +14,7 @@ import msgspec
 from channels_lite import clock, store
 from channels_lite.datagram import Handed, unpack
 from channels_lite.drops import Reason
-from channels_lite.errors import Locked
+from channels_lite.errors import PASSING
 from channels_lite.inbox import Inbox, is_possible
 from channels_lite.layers.openable import D, OpenableLayer
 from channels_lite.mailbox import Item
@@ -329,7 +329,7 @@ class HandoverLayer(OpenableLayer[D]):
         for channel, item in self._mailboxes.expire(clock.now()):
             try:
                 self._evict(execute, channel, item)
-            except Locked:
+            except PASSING:
                 self._expired(channel, item)  # nobody else has the item any more
         self._catch_up()
 
