@@ -200,7 +200,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if row is not None and not self._mailboxes.give(waiter, Item(*row)):
             try:
                 store.put_back(execute, prefix, queue, *row, local=local)
-            except Locked:
+            except Exception:  # whatever it is, nobody else has the message
                 self._mailboxes.park(waiter.channel, Item(*row))
 
     def _still_waits(self, waiter: Waiter) -> bool:
