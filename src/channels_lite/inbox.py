@@ -17,7 +17,19 @@ import sys
 import time
 
 from channels_lite.datagram import MOST_BYTES
-from channels_lite.page import PATIENCE, SOCKET, TAKEN, at, folder_of, give, new_page, path_of, remove, remove_if_dead
+from channels_lite.page import (
+    HIGHEST,
+    PATIENCE,
+    SOCKET,
+    TAKEN,
+    at,
+    folder_of,
+    give,
+    new_page,
+    path_of,
+    remove,
+    remove_if_dead,
+)
 
 logger = logging.getLogger("channels_lite.inbox")
 
@@ -100,7 +112,7 @@ class Inbox:
         try:
             while all_of_it or not datagrams or self._read != self._page.taken:
                 datagrams.append(self._socket.recv(MOST_BYTES))
-                self._read += 1
+                self._read = self._read + 1 & HIGHEST
         except BlockingIOError:
             self._check_count(self._page.taken, bool(datagrams))
         self._left -= len(datagrams)
