@@ -47,6 +47,20 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?\Z")
     group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+\Z")
 
+    def match_type_and_length(self, name: Any) -> bool:
+        """Whether this is a str that is short enough, whatever it says of itself."""
+        return issubclass(type(name), str) and str.__len__(name) < self.MAX_NAME_LENGTH
+
+    def _channel_name(self, name: Any) -> str:
+        """A valid name of a channel without its subclass, which could have it compare and print as another one."""
+        self.require_valid_channel_name(name)
+        return str.__str__(name)
+
+    def _group_name(self, name: Any) -> str:
+        """As ``_channel_name``, for a group."""
+        self.require_valid_group_name(name)
+        return str.__str__(name)
+
     def __init__(self, **configuration: Any) -> None:
         """Take CONFIG; ConfigError names the option that is wrong. Does no I/O."""
         options = self.parse(configuration)
