@@ -3,6 +3,7 @@
 import abc
 import asyncio
 import atexit
+import logging
 import os
 import re
 import socket
@@ -26,6 +27,8 @@ from channels_lite.watcher import Watchers
 D = TypeVar("D", bound=Database)
 
 WAITING = "The channel layer was closed while receive() was waiting."
+logger = logging.getLogger("channels_lite.config")
+
 SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
 
 _layers: "weakref.WeakSet[OpenableLayer[Any]]" = weakref.WeakSet()
@@ -120,6 +123,8 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             if self._database is None:
                 self._database = self._acquire()
                 self._connected(self._database)
+                if warning := config.weak_keys(self.options):
+                    logger.warning("%s", warning)
             return self._database
 
     @abc.abstractmethod

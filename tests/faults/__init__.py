@@ -1,0 +1,1 @@
+"""What the layer promises, kept under load, faults and bad input."""
