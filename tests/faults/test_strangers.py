@@ -97,13 +97,14 @@ async def put(layer: Layer, stranger: Stranger, sql: str, *parameters: Any) -> b
     """Have the stranger write, and ring the bell; into a database in memory, only the same connection can."""
     database = await layer._ready()
     if database.bell is None:
+        before = await rows(layer, "SELECT total_changes()")
         try:
             await rows(layer, sql, *parameters)
         except Exception as error:
-            if not re.search("constraint|too far|full|datatype|user-defined function", str(error)):
+            if not re.search("constraint|too far|ChannelFull|datatype|user-defined function", repr(error)):
                 raise
             return False
-        return bool((await rows(layer, "SELECT changes()"))[0][0])
+        return await rows(layer, "SELECT total_changes()") != before
     done = stranger.put(sql, *parameters)
     database.bell.ring()
     return done
