@@ -392,7 +392,9 @@ def test_what_cannot_be_sent_is_named(codec: Codec, message: Any, wrong: Any, ke
     assert kind in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [10**5_000, Broken(), Odd(), Liar(), [{10**5_000: 1}], {Broken: 1}], ids=id)
+@pytest.mark.parametrize(
+    "value", [10**5_000, Broken(), Odd(), Liar(), [{10**5_000: 1}], {Broken: 1}], ids=lambda value: type(value).__name__
+)
 def test_odd_objects_are_named(codec: Codec, value: Any) -> None:
     """So it is for what cannot even be shown, or says that it is a str."""
     with pytest.raises(InvalidMessage, match=re.escape("message['a']")):
@@ -660,7 +662,9 @@ def names_one(error: ConfigError, options: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("backend", [AIOSQLiteChannelLayer, SQLiteChannelLayer])
 @pytest.mark.parametrize("option", sorted(GOOD))
-@pytest.mark.parametrize("value", [10**5_000, {"*": 10**5_000}, Broken(), Odd(), Liar(), [Liar()]], ids=id)
+@pytest.mark.parametrize(
+    "value", [10**5_000, {"*": 10**5_000}, Broken(), Odd(), Liar(), [Liar()]], ids=lambda value: type(value).__name__
+)
 def test_odd_objects_as_options(backend: Any, option: str, value: Any) -> None:
     """What cannot even be shown, or says that it is a str, is an error that names the option; or it does no harm."""
     try:
