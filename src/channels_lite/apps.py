@@ -17,5 +17,6 @@ class ChannelsLiteConfig(AppConfig):
 
         register(checks.libraries, "channels_lite")
         register(checks.configuration, "channels_lite")
+        register(checks.keys, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
         link.prepare_connections()

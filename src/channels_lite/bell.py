@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from channels_lite.page import give
+
 if sys.platform != "win32":
     import fcntl
 
@@ -136,7 +138,7 @@ class Bell:
 
     def __init__(self, database: str) -> None:
         self.path = f"{database}-bell"
-        self._mode = os.stat(database).st_mode & 0o666  # who may use the database may ring and hear
+        self._owned = os.stat(database)  # who may use the database may ring and hear
         self._silent = _listener_class() is None
         self._checked = 0.0  # when it was there
         self._stamps = itertools.count(secrets.randbits(8 * STAMP - 1))
@@ -144,10 +146,13 @@ class Bell:
         self._prepare()
 
     def _open(self) -> int:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
+        # Not through a link: it may lead to any file, and be a stranger's.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self.path, flags, self._owned.st_mode & 0o666)
         try:
             if os.fstat(fd).st_size == 0:
-                os.fchmod(fd, self._mode)  # past the umask
+                with contextlib.suppress(PermissionError):  # another user has just made it, and is about to do this
+                    give(fd, self._owned)
                 self._write(fd)
         except OSError:
             os.close(fd)

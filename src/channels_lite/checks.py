@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core import checks
 from django.db import router
 
-from channels_lite import claims
+from channels_lite import claims, config
 from channels_lite.config import DEFAULT_ALIAS, MEMORY
 from channels_lite.entries import entries, names, read
 
@@ -25,6 +25,15 @@ def configuration(app_configs: Sequence[AppConfig] | None = None, **options: Any
         checks.Error(f"CHANNEL_LAYERS[{name!r}] cannot be used. {why}", id="channels_lite.E002")
         for name in names()
         if (why := _why_not(name))
+    ]
+
+
+def keys(app_configs: Sequence[AppConfig] | None = None, **options: Any) -> list[checks.CheckMessage]:
+    """W002: a key is so short that it can be found by trying. The layer works all the same."""
+    return [
+        checks.Warning(f"CHANNEL_LAYERS[{entry.name!r}]: {warning}", id="channels_lite.W002")
+        for entry in entries()
+        if (warning := config.weak_keys(entry.options))
     ]
 
 

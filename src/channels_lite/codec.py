@@ -16,6 +16,7 @@ class Codec:
             self._serializer = registry.get_serializer(serializer_format)
         except SerializerDoesNotExist as error:
             raise ConfigError(f"CHANNEL_LAYERS: the option 'serializer_format': {error}") from None
+        self._format = serializer_format
         self._crypter = Crypter(keys) if keys else None
         self._expiry = expiry
 
@@ -24,6 +25,8 @@ class Codec:
         if not isinstance(message, dict):
             raise InvalidMessage(f"A message is a dict, not {type(message).__name__}.")
         payload = self._serializer.serialize(message)
+        if not isinstance(payload, bytes):  # a serializer of the user's own; its errors are told as they are
+            raise InvalidMessage(f"The serializer {self._format!r} gave {type(payload).__name__} instead of bytes.")
         return payload if self._crypter is None else self._crypter.encrypt(payload, expiry)
 
     def decode(self, payload: bytes) -> dict[str, Any]:

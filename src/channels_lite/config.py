@@ -21,6 +21,9 @@ BUSY_DEADLINE = 5.0  # seconds; Django's own default for a locked SQLite databas
 
 Seconds = Annotated[float, Meta(gt=0, le=10**9)]
 MOST = 2**31
+# Bytes of a key. Who has a message can try keys as fast as SHA-256 goes. Fernet's own keys for encrypting and for
+# signing have 128 bits each: with fewer than that, the key given here is what is tried.
+SHORT_KEY = 16
 OF_REDIS = frozenset({"hosts", "random_prefix_length", "on_disconnect", "on_reconnect"})  # of channels_redis' layers
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Name = Annotated[str, Meta(min_length=1)]
@@ -34,7 +37,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Alias in DATABASES. ``default`` stands for a companion file beside that database."""
     path: Name | None = None
     """A file, or ``:memory:``, instead of an alias."""
-    prefix: Annotated[str, Meta(max_length=100, pattern=r"^[\x20-\x7e]*$")] = ""
+    prefix: Annotated[str, Meta(max_length=100, pattern=r"^[\x20-\x7e]*\Z")] = ""
     """Layers with different prefixes share a file without seeing each other."""
     expiry: Seconds = 60
     """Seconds after which an unread message is gone."""
@@ -126,16 +129,33 @@ def _readable(error: msgspec.ValidationError) -> str:
 
 def _check_keys(keys: list[Any] | None) -> None:
     for key in keys or ():
-        if not isinstance(key, str | bytes) or not key:
+        if not issubclass(type(key), str | bytes) or not key:
             raise ConfigError(
                 "CHANNEL_LAYERS: the option 'symmetric_encryption_keys' holds something that is not a key: "
                 f"each one is a non-empty str or bytes, this one is {type(key).__name__}."
             )
-        if isinstance(key, str) and any("\ud800" <= character <= "\udfff" for character in key):
+        if isinstance(key, str) and not _is_utf8(key):
             raise ConfigError(
                 "CHANNEL_LAYERS: the option 'symmetric_encryption_keys' holds a str with a lone surrogate; "
                 "give that key as bytes."
             )
+
+
+def weak_keys(options: Options) -> str:
+    """What to warn of in the keys, in one sentence without any of them; empty where there is nothing."""
+    keys = options.symmetric_encryption_keys or []
+    short = [str(number) for number, key in enumerate(keys, 1) if _length(key) < SHORT_KEY]
+    if not short:
+        return ""
+    return (
+        f"The option 'symmetric_encryption_keys' has a key of less than {SHORT_KEY} bytes (number "
+        f"{', '.join(short)} of {len(keys)}), which can be found by trying; "
+        "take a random one, such as secrets.token_urlsafe(32) makes."
+    )
+
+
+def _length(key: str | bytes) -> int:
+    return len(key.encode() if isinstance(key, str) else key)
 
 
 def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
@@ -152,11 +172,16 @@ def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
             )
         if type(capacity) is not int or not 0 <= capacity <= MOST:
             raise ConfigError(
-                f"CHANNEL_LAYERS: the option 'channel_capacity' gives {key!r} the capacity {capacity!r}; "
+                f"CHANNEL_LAYERS: the option 'channel_capacity' gives {key!r} a wrong capacity, {_shown(capacity)}; "
                 f"a capacity is a whole number from 0 to {MOST}."
             )
         rules.append((pattern, capacity))
     return rules
+
+
+def _shown(capacity: Any) -> str:
+    """Its number or its type: a number may have too many digits to be shown."""
+    return str(capacity) if type(capacity) is int and -MOST <= capacity <= 2 * MOST else type(capacity).__name__
 
 
 def check_alias(alias: str, where: str = "CHANNEL_LAYERS: the option 'database' names") -> Mapping[str, Any]:
@@ -196,7 +221,13 @@ def _file(name: str, what: str) -> str:
         return MEMORY
     if name.startswith("file:"):
         raise ConfigError(f"{what} is the URI {name!r}; give the path of the file instead.")
+    if "\0" in name or not _is_utf8(name):
+        raise ConfigError(f"{what} is {name!r}, which SQLite cannot open: the path of a file is UTF-8 without NUL.")
     return os.path.abspath(name)
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def own_file(options: Options) -> str:

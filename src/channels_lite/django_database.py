@@ -23,7 +23,6 @@ from channels_lite.errors import (
     DatabaseLost,
     DiskFull,
     Locked,
-    SchemaError,
 )
 from channels_lite.files import Files, has_content
 from channels_lite.keeper import INSPECTION, JOURNAL_LIMIT, RESTART_WAIT_MS, Connection, Keeper, pause

@@ -9,6 +9,7 @@ from collections import Counter
 logger = logging.getLogger("channels_lite.drops")
 
 WARNING_INTERVAL = 10.0  # seconds between warnings
+LONGEST = 100  # characters of a name in a warning
 
 
 class Reason(str, enum.Enum):
@@ -45,6 +46,11 @@ class Drops:
 def _warn(report: "Counter[tuple[str, Reason, str]]") -> None:
     for (channel, reason, detail), number in report.most_common(5):
         why = f"{reason.value} ({detail})" if detail else reason.value
-        logger.warning("Dropped %d message(s) to the channel %s: %s.", number, channel, why)
+        logger.warning("Dropped %d message(s) to the channel %s: %s.", number, _shown(channel), why)
     if len(report) > 5:
         logger.warning("Dropped messages to %d more channels, or for other reasons.", len(report) - 5)
+
+
+def _shown(name: str) -> str:
+    """A name as it is, or, where a stranger made it, so that it is one short line of the log."""
+    return name if len(name) <= LONGEST and name.isascii() and name.isprintable() else ascii(name[:LONGEST])

@@ -19,6 +19,7 @@ import time
 from channels_lite.datagram import MOST_BYTES
 from channels_lite.page import (
     FULLEST,
+    HIGHEST,
     PATIENCE,
     SOCKET,
     TAKEN,
@@ -109,7 +110,7 @@ class Inbox:
         try:
             while all_of_it or not datagrams or self._read != self._page.taken:
                 datagrams.append(self._socket.recv(MOST_BYTES))
-                self._read += 1
+                self._read = self._read + 1 & HIGHEST
         except BlockingIOError:
             self._check_count(self._page.taken, bool(datagrams))
         self.left -= len(datagrams)

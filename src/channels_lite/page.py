@@ -21,6 +21,7 @@ TRIES = 20  # for the lock of a page: about 20 us, four times as long as a sende
 
 SOCKET = ".socket"  # the ending of a socket's name; the page has none
 SIZE = mmap.PAGESIZE
+HIGHEST = 2**64 - 1  # on a page; counting goes on at 0, so that a number that somebody spoilt fails nobody
 # What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
 # received; how many messages are in the mailbox that has the most, times 2**32, plus the mark of its channel or queue.
 OPEN, GIVEN, TAKEN, READ, FULLEST = range(5)
@@ -64,20 +65,20 @@ class Page:
 
     def count(self) -> None:
         """Under the lock: one more is being sent."""
-        self.numbers[TAKEN] += 1
+        self.numbers[TAKEN] = self.numbers[TAKEN] + 1 & HIGHEST
 
     def uncount(self) -> None:
         """Under the lock: it was not."""
-        self.numbers[TAKEN] -= 1
+        self.numbers[TAKEN] = self.numbers[TAKEN] - 1 & HIGHEST
 
     @property
     def room(self) -> int:
         """Under the lock: how many more may be sent."""
-        return self.numbers[GIVEN] - self.numbers[TAKEN]
+        return _ahead(self.numbers[GIVEN], self.numbers[TAKEN])
 
     @room.setter
     def room(self, room: int) -> None:
-        self.numbers[GIVEN] = self.numbers[TAKEN] + room
+        self.numbers[GIVEN] = self.numbers[TAKEN] + room & HIGHEST
 
     def read(self, number: int) -> None:
         """Let it be known how many have been received."""
@@ -86,7 +87,7 @@ class Page:
     def held(self, *names: str) -> int:
         """How much is under way, or in the mailbox of one of these if it is the one that has the most."""
         # In this order: a receiver says first what it holds, then that it has read it.
-        under_way = max(0, self.numbers[TAKEN] - self.numbers[READ])
+        under_way = max(0, _ahead(self.numbers[TAKEN], self.numbers[READ]))
         number, fullest = divmod(self.numbers[FULLEST], 1 << 32)
         return under_way + (number if fullest in map(mark, names) else 0)
 
@@ -116,6 +117,11 @@ def mark(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
+def _ahead(one: int, other: int) -> int:
+    """How much further one number is than another; negative where it is behind."""
+    return (one - other + HIGHEST // 2 & HIGHEST) - HIGHEST // 2
+
+
 def new_page(path: str, owned: os.stat_result) -> Page:
     """Make the page of an inbox, open and without room, for those who have this file."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -128,20 +134,25 @@ def new_page(path: str, owned: os.stat_result) -> Page:
         raise
 
 
-def give(path: str, owned: os.stat_result) -> None:
-    """Let those use it, and nobody else, who have the rights to a file: past the umask, and to its group."""
+def give(path: str | int, owned: os.stat_result) -> None:
+    """Let those use it, and nobody else, who have the rights to a file: past the umask, and to its group.
+
+    What root makes gets its owner too, as SQLite does with its files: the servers must be able to use what a command of
+    root's has made. ``path`` may be a descriptor.
+    """
     there, mode = os.stat(path), owned.st_mode & 0o666
     if stat.S_ISDIR(there.st_mode):
         mode |= mode >> 2 & 0o111 | there.st_mode & stat.S_ISGID
-    if there.st_gid != owned.st_gid:
+    owner = owned.st_uid if os.geteuid() == 0 else -1
+    if (there.st_uid, there.st_gid) != (owned.st_uid, owned.st_gid):
         with contextlib.suppress(PermissionError):  # only members of a group may give to it
-            os.chown(path, -1, owned.st_gid)
+            os.chown(path, owner, owned.st_gid)
     os.chmod(path, mode)
 
 
 def open_page(path: str) -> Page:
-    """The page of somebody's inbox; ValueError where it is too short."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    """The page of somebody's inbox; ValueError where it is too short. Not through a link, which may lead anywhere."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         return Page(fd)
     except (OSError, ValueError):

@@ -65,7 +65,9 @@ DELETE FROM channels_lite_message WHERE id = (
 
 _NEXT_OF_CHANNEL = """
 SELECT id, json_array_length(targets) FROM channels_lite_live_message
-WHERE prefix = ? AND queue = ? AND EXISTS (SELECT 1 FROM json_each(targets) WHERE value = ?)
+WHERE prefix = ? AND queue = ? AND EXISTS (
+    SELECT 1 FROM json_each(CASE WHEN json_valid(targets) THEN targets ELSE '[]' END) WHERE value = ?
+)
 ORDER BY id LIMIT 1
 """
 
@@ -143,10 +145,13 @@ LIMIT ?
 
 _TRIM_MESSAGES = "DELETE FROM channels_lite_expired_message WHERE id IN (SELECT value FROM json_each(?))"
 
-_EXPIRED_MEMBERSHIPS = "SELECT prefix, group_name, queue, local FROM channels_lite_expired_membership LIMIT ?"
+# Counted by SQLite: the names in a stranger's row may be no text for Python.
+_EXPIRED_MEMBERSHIPS = "SELECT count(*) FROM (SELECT 1 FROM channels_lite_expired_membership LIMIT ?)"
 
-_TRIM_MEMBERSHIPS = f"""
-DELETE FROM channels_lite_membership WHERE (prefix, group_name, queue, local) IN ({_EXPIRED_MEMBERSHIPS})
+_TRIM_MEMBERSHIPS = """
+DELETE FROM channels_lite_membership WHERE (prefix, group_name, queue, local) IN (
+    SELECT prefix, group_name, queue, local FROM channels_lite_expired_membership LIMIT ?
+)
 """
 
 
@@ -356,7 +361,7 @@ def trim(execute: Execute) -> tuple[int, int]:
     ids = [row[0] for row in execute(_EXPIRED_MESSAGE_IDS, (TRIM_BATCH,))]
     if ids:
         execute(_TRIM_MESSAGES, (json.dumps(ids),))
-    memberships = len(execute(_EXPIRED_MEMBERSHIPS, (TRIM_BATCH,)))
+    memberships = execute(_EXPIRED_MEMBERSHIPS, (TRIM_BATCH,))[0][0]
     if memberships:
         execute(_TRIM_MEMBERSHIPS, (TRIM_BATCH,))
     return len(ids), memberships

@@ -30,13 +30,14 @@ CREATE TABLE channels_lite_membership (
     local      TEXT NOT NULL CHECK (local NOT GLOB '*[^-A-Za-z0-9_.]*'), -- '' for a normal channel
     joined_at  INTEGER NOT NULL,                                         -- the last group_add
     expires_at INTEGER NOT NULL,
-    PRIMARY KEY (prefix, group_name, queue, local)
+    PRIMARY KEY (prefix, group_name, queue, local),
+    CHECK (length(queue) = length(CAST(queue AS BLOB)) AND length(local) = length(CAST(local AS BLOB)))
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX channels_lite_membership_channel ON channels_lite_membership (prefix, queue, local);
 
 CREATE TABLE channels_lite_message (
-    id         INTEGER PRIMARY KEY CHECK (id < 4611686018427387904),
+    id         INTEGER PRIMARY KEY,
     prefix     TEXT NOT NULL,
     queue      TEXT NOT NULL CHECK (queue <> ''),
     targets    TEXT CHECK (targets IS NULL OR json_valid(targets)), -- local parts, a JSON array; NULL: normal channel
@@ -73,10 +74,22 @@ BEGIN
     WHERE prefix = OLD.prefix
       AND queue = OLD.queue
       AND joined_at <= OLD.expires_at
-      AND local IN (SELECT value FROM json_each(coalesce(OLD.targets, '[""]')));
+      AND local IN (SELECT value FROM json_each(CASE
+          WHEN OLD.targets IS NULL THEN '[""]'
+          WHEN json_valid(OLD.targets) THEN OLD.targets
+          ELSE '[]'
+      END));
 END;
 
 CREATE INDEX channels_lite_message_expiry ON channels_lite_message (prefix, queue, expires_at);
+
+CREATE TRIGGER channels_lite_message_id
+AFTER INSERT ON channels_lite_message
+WHEN (NEW.id > 9007199254740991 OR NEW.id < -9007199254740991)
+    AND NOT EXISTS (SELECT 1 FROM channels_lite_message WHERE id = NEW.id - CASE WHEN NEW.id > 0 THEN 1 ELSE -1 END)
+BEGIN
+    SELECT RAISE(ABORT, 'channels_lite: the id is too far from the others; leave it out');
+END;
 
 CREATE INDEX channels_lite_message_order ON channels_lite_message (prefix, queue);
 

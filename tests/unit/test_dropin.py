@@ -140,7 +140,9 @@ def _expiring(project: Project, rows: str, column: str, seconds: int, before: in
 
 async def test_what_one_key_encrypted_is_read_with_that_key_in_second_place(tmp_path: Path) -> None:
     block = BLOCKS["symmetric_encryption_keys"]
-    turned = block._replace(config=block.config.replace("[SECRET_KEY]", '["a new key", SECRET_KEY]'))
+    turned = block._replace(
+        config=block.config.replace("[SECRET_KEY]", '["a new key that is long enough", SECRET_KEY]')
+    )
 
     async def check(project: Project) -> None:
         await project.visit("use", "{}")

@@ -610,15 +610,27 @@ def test_bad_messages_are_refused(run: Run, wrong: dict[str, Any]) -> None:
 def test_good_messages_are_accepted(run: Run) -> None:
     """The row that the refusals start from is accepted, and so is each column at its bound."""
     insert(run, "channels_lite_message", MESSAGE)
-    insert(run, "channels_lite_message", MESSAGE | {"targets": '["a"]', "id": 2**62 - 1, "capacity": 100})
+    insert(run, "channels_lite_message", MESSAGE | {"targets": '["a"]', "id": 2**53 - 1, "capacity": 100})
     assert messages(run) == 2
 
 
-def test_highest_id_ends_the_sending_and_not_the_order(run: Run) -> None:
-    """After the highest id a send fails: SQLite never gets to pick ids at random, which would break the order."""
-    insert(run, "channels_lite_message", MESSAGE | {"id": 2**62 - 1})
-    with pytest.raises(REFUSED):
+@pytest.mark.parametrize("number", [2**53, 2**62, 2**63 - 1, -(2**53), -(2**62), -(2**63)])
+def test_ids_far_from_the_others_are_refused(run: Run, number: int) -> None:
+    """A stranger cannot leave SQLite without ids in order: neither behind all messages nor in front of them."""
+    with pytest.raises(REFUSED, match="too far"):
+        insert(run, "channels_lite_message", MESSAGE | {"id": number})
+    assert messages(run) == 0
+
+
+def test_ids_go_on_from_the_furthest(run: Run) -> None:
+    """After the furthest ids that are accepted, messages are sent and put back as ever."""
+    for number in (2**53 - 1, 1 - 2**53):
+        insert(run, "channels_lite_message", MESSAGE | {"id": number})
+    for _ in range(3):
         send(run)
+        store.put_back(run, "", "chat", b"", FAR)
+    ids = [row[0] for row in run("SELECT id FROM channels_lite_message ORDER BY id", ())]
+    assert ids == [*range(-(2**53) - 2, 2 - 2**53), *range(2**53 - 1, 2**53 + 3)]
 
 
 @pytest.mark.parametrize(
@@ -629,6 +641,8 @@ def test_highest_id_ends_the_sending_and_not_the_order(run: Run) -> None:
         {"queue": "two words"},
         {"local": None},
         {"local": "a!b"},
+        {"queue": "chat\0more"},
+        {"local": "a\0b"},
         {"group_name": None},
         {"expires_at": "soon"},
     ],

@@ -71,6 +71,8 @@ class SQLiteLayer(GroupsLayer[D]):
         ``expiry``: seconds until the message is gone if nobody receives it; the layer's own when left out.
         Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed (DiskFull).
         """
+        if type(channel) is not str:
+            channel = self._channel_name(channel)
         queue, local, own = self._address(channel)
         seconds = self.expiry if expiry is None else _seconds(expiry)
         payload = self._codec.encode(message, seconds)
@@ -98,6 +100,8 @@ class SQLiteLayer(GroupsLayer[D]):
 
         Raises TypeError for a bad name, ForeignChannel for a process-specific channel of another process, LayerClosed.
         """
+        if type(channel) is not str:
+            channel = self._channel_name(channel)
         queue, _, own = self._receivable(channel)
         if self._owed and self._payer is not running_loop():
             self._pay()
@@ -219,8 +223,18 @@ class SQLiteLayer(GroupsLayer[D]):
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A new name for a channel that only this process can receive from."""
-        channel = f"{prefix}{self._own}{secrets.token_urlsafe(LOCAL_BYTES)}"
-        self.require_valid_channel_name(channel)
+        if not issubclass(type(prefix), str):
+            raise TypeError(f"The prefix of a channel is a str, not {type(prefix).__name__}.")
+        prefix = str.__str__(prefix)
+        channel = prefix + self._own + secrets.token_urlsafe(LOCAL_BYTES)
+        try:
+            self.require_valid_channel_name(channel)
+        except TypeError:
+            longest = self.MAX_NAME_LENGTH - 1 - (len(channel) - len(prefix))
+            raise TypeError(
+                f"The prefix {prefix[:100]!r} makes no channel name: it has at most {longest} characters, which are "
+                "ASCII letters, digits, hyphens, underscores and periods."
+            ) from None
         if len(self._queues_here) < store.FEW:  # group_send looks at each; the others get its messages as a row
             self._queues_here.add(prefix + self._own)
         return channel
@@ -272,10 +286,10 @@ class SQLiteLayer(GroupsLayer[D]):
         """Claim what is in a process-specific queue of ours, if anybody waits there, and deliver it."""
 
     def _address(self, channel: str) -> Address:
-        """A channel's address; TypeError where the name is not valid."""
+        """A channel's address; TypeError where the name is not valid. It is a str, and of no subclass."""
         try:
             return self._addresses[channel]
-        except (KeyError, TypeError):
+        except KeyError:
             self.require_valid_channel_name(channel)
         if len(self._addresses) >= ADDRESSES:
             self._addresses.clear()
@@ -288,5 +302,6 @@ def _seconds(expiry: Any) -> float:
     if isinstance(expiry, bool) or not isinstance(expiry, int | float):
         raise InvalidMessage(f"expiry is a number of seconds, not {type(expiry).__name__}.")
     if not 0 < expiry <= 10**9:
-        raise InvalidMessage(f"expiry is {expiry!r}; it is a number of seconds above 0, up to 1,000,000,000.")
+        given = expiry if -(10**12) < expiry < 10**12 else "out of range"  # an int may have too many digits to be shown
+        raise InvalidMessage(f"expiry is {given}; it is a number of seconds above 0, up to 1,000,000,000.")
     return expiry

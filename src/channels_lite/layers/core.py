@@ -208,7 +208,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         if row is not None and not self._mailboxes.give(waiter, Item(*row), lent=may_roll_back):
             try:
                 self._put_back_for(waiter, Item(*row), execute)
-            except Locked:
+            except Exception:  # whatever it is, nobody else has the message, if its transaction has not
+                if may_roll_back:
+                    raise
                 self._mailboxes.park(waiter.channel, Item(*row))
 
     def _put_back_for(self, waiter: Waiter, item: Item, execute: Execute) -> None:

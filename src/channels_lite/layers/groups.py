@@ -82,16 +82,14 @@ class GroupsLayer(HandoverLayer[D]):
 
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel a member of a group for ``group_expiry`` seconds from now."""
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
+        group, channel = self._group_name(group), self._channel_name(channel)
         queue, local = self._split(channel)
         ttl = milliseconds(self.group_expiry)
         await self._write(store.group_add, self.options.prefix, group, queue, local or "", ttl)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """End a channel's membership in a group; nothing happens where there is none."""
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
+        group, channel = self._group_name(group), self._channel_name(channel)
         queue, local = self._split(channel)
         await self._write(store.group_discard, self.options.prefix, group, queue, local or "")
 
@@ -100,7 +98,7 @@ class GroupsLayer(HandoverLayer[D]):
 
         Raises InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed; never ChannelFull.
         """
-        self.require_valid_group_name(group)
+        group = self._group_name(group)
         payload = self._codec.encode(message, self.expiry)
         ttl = milliseconds(self.expiry)
         if self._database is None:

@@ -140,7 +140,8 @@ class HandoverLayer(OpenableLayer[D]):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.drops.count(queue, Reason.NO_TARGET, str(error))
             return
-        channels = [queue + local for local in names]
+        # Each once, whatever a stranger's row says: a message is never delivered twice.
+        channels = [queue + local for local in (dict.fromkeys(names) if len(names) > 1 else names)]
         if item.expires_at <= now:
             for channel in channels:
                 self._expired(channel, item)

@@ -3,6 +3,7 @@
 import abc
 import asyncio
 import atexit
+import logging
 import os
 import re
 import socket
@@ -26,6 +27,8 @@ from channels_lite.watcher import Watchers
 D = TypeVar("D", bound=Database)
 
 WAITING = "The channel layer was closed while receive() was waiting."
+logger = logging.getLogger("channels_lite.config")
+
 SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
 
 _layers: "weakref.WeakSet[OpenableLayer[Any]]" = weakref.WeakSet()
@@ -46,6 +49,20 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     # error message.
     channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?\Z")
     group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+\Z")
+
+    def match_type_and_length(self, name: Any) -> bool:
+        """Whether this is a str that is short enough, whatever it says of itself."""
+        return issubclass(type(name), str) and str.__len__(name) < self.MAX_NAME_LENGTH
+
+    def _channel_name(self, name: Any) -> str:
+        """A valid name of a channel without its subclass, which could have it compare and print as another one."""
+        self.require_valid_channel_name(name)
+        return str.__str__(name)
+
+    def _group_name(self, name: Any) -> str:
+        """As ``_channel_name``, for a group."""
+        self.require_valid_group_name(name)
+        return str.__str__(name)
 
     def __init__(self, **configuration: Any) -> None:
         """Take CONFIG; ConfigError names the option that is wrong. Does no I/O."""
@@ -106,6 +123,8 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             if self._database is None:
                 self._database = self._acquire()
                 self._connected(self._database)
+                if warning := config.weak_keys(self.options):
+                    logger.warning("%s", warning)
             return self._database
 
     @abc.abstractmethod
