@@ -84,9 +84,7 @@ class Mailboxes:
         self._apart: dict[Waiter, None] = {}  # those of them that look for themselves
         self._woken: dict[Waiter, None] = {}  # in no line any more, but not gone on yet; in the order of waking
         self._loops: set[asyncio.AbstractEventLoop] = set()
-        self._top = (
-            ""  # the name that has the most, a channel's or a queue's, as far as is known without looking at all
-        )
+        self._top = ""  # the channel, or the queue, that has the most, as far as is known without looking at all
         self.most = 0
         """How much it has."""
         self.report: Callable[[str, int], None] | None = None

