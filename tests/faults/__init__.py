@@ -1,0 +1,1 @@
+"""Load, faults and bad input: what must hold then, with real processes and files."""
