@@ -1,6 +1,7 @@
 """The keeper: a thread with a connection of its own that checkpoints, trims, and does what must not run on a loop."""
 
 import logging
+import os
 import random
 import threading
 import time
@@ -20,7 +21,9 @@ logger = logging.getLogger("channels_lite.keeper")
 CHECKPOINT_PAGES = 4_000
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
-RETRY_PAUSE = 1.0  # seconds until a keeper that cannot open its connection tries again
+LARGE_WAL = 64 * 1024 * 1024  # bytes of a -wal that cannot begin anew from which it is reported
+WARNING_INTERVAL = 60.0  # seconds between two of these reports
+RETRY_PAUSE = 0.5  # seconds until a keeper that cannot work tries again: as often as who waits polls
 TRIM_PAUSE = (0.002, 0.1)  # seconds between two batches of trimming: as long as the batch took, within these bounds
 
 BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
@@ -42,8 +45,11 @@ class Connection(Protocol):
     def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement to its end; Locked where somebody else holds the lock."""
 
-    def checkpoint(self) -> None:
-        """Copy the -wal back, so that it begins anew."""
+    def is_open(self) -> bool:
+        """Whether nobody has closed it."""
+
+    def checkpoint(self) -> bool:
+        """Copy the -wal back; whether it begins anew, which a reader prevents who still sees what was before."""
 
     def close(self, *, quickly: bool = False) -> None:
         """Give it back; ``quickly``: without the checkpoint of the last one."""
@@ -67,6 +73,7 @@ class Keeper:
         self._trim_pause: float | None = None  # seconds until the next batch of trimming; None: all is trimmed
         self._checkpoint_due = False
         self._threshold = CHECKPOINT_PAGES
+        self._quiet_until = 0.0
         self._stopping = False
         self._ended = False
         self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -116,7 +123,7 @@ class Keeper:
         if self._jobs or not self._working.acquire(blocking=False):
             return False
         try:
-            if self._connection is None or self._jobs:
+            if self._connection is None or self._jobs or not self._connection.is_open():
                 return False
             job(self._connection.execute)
         except Locked:
@@ -151,13 +158,13 @@ class Keeper:
         self._working.release()
 
     def _run(self) -> None:
-        while self._wait():
+        while True:
             try:
+                if not self._wait():
+                    break
                 with self._working:
-                    if self._connection is None:
-                        self._connection = self._connect()
-                    self._round(self._connection)
-            except Exception:
+                    self._round(self._connected())
+            except BaseException:  # whatever it is: nobody else does this thread's work
                 logger.exception("The keeper of %s cannot work; the next try is in %g s.", self.path, RETRY_PAUSE)
                 if self._stopped_within(RETRY_PAUSE):
                     self._refuse_jobs()
@@ -166,6 +173,14 @@ class Keeper:
                     break
         with self._working:
             self._disconnect()
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.is_open():
+            logger.warning("The keeper's connection to %s was closed by other code; it is opened anew.", self.path)
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
 
     def _disconnect(self, *, quickly: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -200,12 +215,26 @@ class Keeper:
         self._do_jobs(connection.execute)
         if self._checkpoint_due:
             self._checkpoint_due = False
-            _attempt(lambda execute: connection.checkpoint(), connection.execute)
+            _attempt(lambda execute: self._copy_back(connection), connection.execute)
         if self._until_sweep() == 0.0:
             self._sweep(connection.execute)
         if self._trim_pause is not None:
             self._trim_pause = None
             _attempt(self._trim, connection.execute)
+
+    def _copy_back(self, connection: Connection) -> None:
+        if connection.checkpoint() or time.monotonic() < self._quiet_until:
+            return
+        size = os.stat(f"{self.path}-wal").st_size
+        if size >= LARGE_WAL:
+            self._quiet_until = time.monotonic() + WARNING_INTERVAL
+            logger.warning(
+                "The -wal of %s has grown to %d MB and cannot begin anew: somebody reads the database in a transaction "
+                "that does not end, perhaps a shell, a backup, or a cursor that is not read to its end. Find out who "
+                "has the file open (fuser, lsof), and have that transaction ended.",
+                self.path,
+                size // 1024**2,
+            )
 
     def _do_jobs(self, execute: Execute) -> None:
         with self._news:
@@ -239,7 +268,7 @@ def _attempt(job: Job, execute: Execute) -> bool:
     except Locked:
         logger.debug("The database is locked; left for the next round.")
         return False
-    except Exception:
+    except BaseException:  # in this thread nobody waits for it
         logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
     return True
 

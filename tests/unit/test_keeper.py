@@ -85,14 +85,11 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     threads: list[str] = []
     checkpoint = Spare.checkpoint
 
-    def noted(spare: Spare) -> None:
+    def noted(spare: Spare) -> bool:
         name = threading.current_thread().name
-        try:
-            checkpoint(spare)
-        except Locked:
-            threads.append(f"{name}: busy")
-            raise
-        threads.append(name)
+        begins_anew = checkpoint(spare)
+        threads.append(name if begins_anew else f"{name}: busy")
+        return begins_anew
 
     monkeypatch.setattr(Spare, "checkpoint", noted)
     return threads
