@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,15 @@ async def start(kind: str, path: str, tmp_path: Path) -> AsyncIterator[Start]:
     """Start agents on the test's file and wait until they are ready; they end with the test, and without an error."""
     started: list[Process] = []
 
-    async def start_one(variables: dict[str, str] | None = None, **options: Any) -> Process:
+    async def start_one(
+        variables: dict[str, str] | None = None, *, script: str = "", within: Sequence[str] = (), **options: Any
+    ) -> Process:
+        """With these options and environment; it runs the agent's module or a script, started by a command."""
+        what = ("-c", script) if script else ("-m", "tests.faults.agent")
         log = tmp_path / f"agent{len(started)}.log"
         with log.open("w") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.faults.agent"),
+                *(*within, sys.executable, *what),
                 cwd=ROOT,
                 env={**environment(kind, path, options), **(variables or {})},
                 stdin=asyncio.subprocess.PIPE,
