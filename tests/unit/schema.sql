@@ -69,11 +69,16 @@ CREATE TRIGGER channels_lite_message_expired
 INSTEAD OF DELETE ON channels_lite_expired_message
 BEGIN
     DELETE FROM channels_lite_message WHERE id = OLD.id;
+    -- The index is named, which a DELETE in a trigger cannot do by itself: the planner would read all memberships.
     DELETE FROM channels_lite_membership
-    WHERE prefix = OLD.prefix
-      AND queue = OLD.queue
-      AND joined_at <= OLD.expires_at
-      AND local IN (SELECT value FROM json_each(coalesce(OLD.targets, '[""]')));
+    WHERE (prefix, group_name, queue, local) IN (
+        SELECT prefix, group_name, queue, local
+        FROM channels_lite_membership INDEXED BY channels_lite_membership_channel
+        WHERE prefix = OLD.prefix
+          AND queue = OLD.queue
+          AND local IN (SELECT value FROM json_each(coalesce(OLD.targets, '[""]')))
+          AND joined_at <= OLD.expires_at
+    );
 END;
 
 CREATE INDEX channels_lite_message_expiry ON channels_lite_message (prefix, queue, expires_at);
