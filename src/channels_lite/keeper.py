@@ -220,7 +220,10 @@ class Keeper:
             self._sweep(connection.execute)
         if self._trim_pause is not None:
             self._trim_pause = None
-            _attempt(self._trim, connection.execute)
+            if not _attempt(self._trim, connection.execute):
+                self._trim_pause = TRIM_PAUSE[
+                    1
+                ]  # and not with the next sweep: where many write, that meets a lock, too
 
     def _copy_back(self, connection: Connection) -> None:
         if connection.checkpoint() or time.monotonic() < self._quiet_until:
