@@ -20,6 +20,12 @@ from django.db import connections
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak", type=float, default=1.0, metavar="MINUTES", help="how long tests/faults/test_soak.py takes"
+    )
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaked() -> Iterator[None]:
     """Fail a test after which keeper threads or descriptors are left that were not there before."""

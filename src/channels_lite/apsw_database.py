@@ -114,6 +114,11 @@ class ApswDatabase(Database):
 
     def send(self, prefix: str, write: Write) -> Sent:
         """Run a write, which has committed when this returns, and wake who waits for it."""
+        if write.operation is store.group_send:  # where its rows went is asked for before others can take them out
+            (outcome,) = self.send_together(prefix, [write])
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
         with self._lock:
             sent = self._run(write)
         if sent.queues:
@@ -287,8 +292,16 @@ class Spare:
         with self._errors():
             return self._connection.execute(sql, parameters).fetchall()
 
-    def checkpoint(self) -> None:
-        """Copy the -wal back, then hold writers up for a moment so that it begins anew.
+    def is_open(self) -> bool:
+        """Whether nobody has closed it."""
+        try:
+            self._connection.total_changes()
+        except apsw.ConnectionClosedError:
+            return False
+        return True
+
+    def checkpoint(self) -> bool:
+        """Copy the -wal back, then hold writers up for a moment so that it begins anew; whether it does.
 
         Without the last step it never would while somebody keeps writing: measured with one steady sender, the -wal
         grew without end, and every send took half as long again as with it. The second step copies what was written
@@ -300,8 +313,11 @@ class Spare:
                     self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 self._connection.set_busy_timeout(RESTART_WAIT_MS)
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except Locked:
+            return False
         finally:
             self._connection.set_busy_timeout(self._lock_wait_ms)
+        return True
 
     def close(self, *, quickly: bool = False) -> None:
         """Close; ``quickly``: without the checkpoint that the last connection to a database would make."""
@@ -321,8 +337,13 @@ class Shared:
     def __init__(self, execute: Execute) -> None:
         self.execute = execute
 
-    def checkpoint(self) -> None:
+    def is_open(self) -> bool:
+        """As long as the layer is."""
+        return True
+
+    def checkpoint(self) -> bool:
         """A database in memory has no -wal."""
+        return True
 
     def close(self, *, quickly: bool = False) -> None:
         """The connection is not ours."""

@@ -12,6 +12,7 @@ import secrets
 import select
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -142,7 +143,10 @@ class Bell:
         self._silent = _listener_class() is None
         self._checked = 0.0  # when it was there
         self._stamps = itertools.count(secrets.randbits(8 * STAMP - 1))
+        self._renewing = threading.Lock()
         self._fd = -1 if self._silent else self._open()
+        # What the descriptor leads to, as long as other code does not close it.
+        self._inode = 0 if self._silent else os.fstat(self._fd).st_ino
         self._prepare()
 
     def _open(self) -> int:
@@ -176,7 +180,7 @@ class Bell:
         if self._silent:
             return
         try:
-            if os.fstat(self._fd).st_nlink == 0:  # deleted: the others listen to a new one
+            if self._is_gone():  # the others listen to a new one
                 self.renew()
             self._write(self._fd)
         except OSError as error:
@@ -189,18 +193,27 @@ class Bell:
         may be ringing its successor.
         """
         try:
-            return None if self._silent or self._is_gone() else os.pread(self._fd, STAMP, 0)
+            return None if self._silent or self._was_gone() else os.pread(self._fd, STAMP, 0)
         except OSError:
             return None
 
-    def _is_gone(self) -> bool:
+    def _was_gone(self) -> bool:
+        """As ``_is_gone``, but asked no more often than every FRESH seconds."""
         now = time.monotonic()
         if now - self._checked < FRESH:
             return False
-        if os.fstat(self._fd).st_nlink == 0:
+        if self._is_gone():
             return True
         self._checked = now
         return False
+
+    def _is_gone(self) -> bool:
+        """Whether the file was deleted, or our descriptor closed: then its number may be another file's by now."""
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return True
+        return status.st_nlink == 0 or status.st_ino != self._inode
 
     def listen(self) -> Listener | None:
         """A new listener, or None where this platform has none; OSError where the system has no room for one."""
@@ -208,20 +221,40 @@ class Bell:
         return None if listener is None else listener(self.path)
 
     def renew(self) -> bool:
-        """Make the file anew if it was deleted or replaced; whether it was."""
+        """Make the file anew if it was deleted or replaced, or open it anew if it was closed; whether it was."""
         if self._silent:
             return False
+        with self._renewing:  # who comes second finds it renewed
+            ours = self._is_ours()
+            if ours and self._is_in_place():
+                return False
+            self._replace(self._open(), ours)
+        return True
+
+    def _replace(self, new: int, ours: bool) -> None:
+        inode = os.fstat(new).st_ino
+        if ours:
+            # Under the same number, without a moment in which it is another file's: a thread may be about to ring it.
+            os.dup2(new, self._fd, inheritable=False)
+            os.close(new)
+        else:
+            logger.warning("The descriptor of the bell %s was closed by other code; it is opened anew.", self.path)
+            self._fd = new
+        self._inode = inode
+
+    def _is_ours(self) -> bool:
+        try:
+            return os.fstat(self._fd).st_ino == self._inode
+        except OSError:
+            return False
+
+    def _is_in_place(self) -> bool:
         try:
             there, mine = os.stat(self.path), os.fstat(self._fd)
-            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
-                return False
         except FileNotFoundError:
             logger.warning("The bell %s was deleted; it is made anew.", self.path)
-        # Under the same number, without a moment in which it is another file's: a thread may be about to ring it.
-        new = self._open()
-        os.dup2(new, self._fd, inheritable=False)
-        os.close(new)
-        return True
+            return False
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -242,4 +275,5 @@ class Bell:
         """Close the file; it stays where it is."""
         if not self._silent:
             self._silent = True
-            os.close(self._fd)
+            if self._is_ours():
+                os.close(self._fd)

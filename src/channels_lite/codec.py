@@ -11,14 +11,13 @@ from channels_lite.serializers import SerializerDoesNotExist, registry
 class Codec:
     """Message to payload and back, with one serializer and, perhaps, keys."""
 
-    def __init__(self, serializer_format: str, keys: Sequence[str | bytes] | None, expiry: float) -> None:
+    def __init__(self, serializer_format: str, keys: Sequence[str | bytes] | None) -> None:
         try:
             self._serializer = registry.get_serializer(serializer_format)
         except SerializerDoesNotExist as error:
             raise ConfigError(f"CHANNEL_LAYERS: the option 'serializer_format': {error}") from None
         self._format = serializer_format
         self._crypter = Crypter(keys) if keys else None
-        self._expiry = expiry
 
     def encode(self, message: Any, expiry: float) -> bytes:
         """The payload of a message; InvalidMessage where it is no dict or cannot be sent."""
@@ -32,7 +31,7 @@ class Codec:
     def decode(self, payload: bytes) -> dict[str, Any]:
         """A new message from a payload; UndecodableMessage where that is not possible, whatever the reason."""
         if self._crypter is not None:
-            payload = self._crypter.decrypt(payload, self._expiry)
+            payload = self._crypter.decrypt(payload)
         try:
             message = self._serializer.deserialize(payload)
         except Exception as error:  # a stranger's bytes can fail a serializer in any way

@@ -121,11 +121,15 @@ class Database(abc.ABC):
         """What is another value when another process has committed and rung the bell. Costs less than ``version``."""
         if self.in_memory:
             return None
-        stamp = None if self.bell is None else self.bell.stamp()
+        stamp = self.stamp()
         try:
             return self.version() if stamp is None else stamp
         except Locked:
             return object()  # which no other value is equal to
+
+    def stamp(self) -> bytes | None:
+        """What was last written to the bell; None where that cannot be told."""
+        return None if self.bell is None else self.bell.stamp()
 
     def listen(self) -> Listener | None:
         """A new listener for the bell."""

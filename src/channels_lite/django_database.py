@@ -360,11 +360,20 @@ class Own:
         self._checkpointed, self._written = changed, 0
         return True
 
-    def checkpoint(self) -> None:
-        """Copy the -wal back and hold writers up for a moment, so that it begins anew."""
+    def is_open(self) -> bool:
+        """Whether nobody has closed it."""
+        try:
+            return self._raw.total_changes >= 0
+        except sqlite3.ProgrammingError:
+            return False
+
+    def checkpoint(self) -> bool:
+        """Copy the -wal back and hold writers up for a moment, so that it begins anew; whether it does."""
         self._wait(RESTART_WAIT_MS)
         try:
-            self.execute("PRAGMA wal_checkpoint(RESTART)", ())
+            return not self.execute("PRAGMA wal_checkpoint(RESTART)", ())[0][0]
+        except Locked:
+            return False
         finally:
             self._wait(0)
 

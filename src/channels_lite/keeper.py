@@ -1,6 +1,7 @@
 """The keeper: a thread with a connection of its own that checkpoints, trims, and does what must not run on a loop."""
 
 import logging
+import os
 import random
 import threading
 import time
@@ -22,7 +23,9 @@ CHECKPOINT_PAGES = 4_000
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
 INSPECTION = 0.5  # seconds between two looks at whether the database's files are there still
-RETRY_PAUSE = 1.0  # seconds until a keeper that cannot open its connection tries again
+LARGE_WAL = 64 * 1024 * 1024  # bytes of a -wal that cannot begin anew from which it is reported
+WARNING_INTERVAL = 60.0  # seconds between two of these reports
+RETRY_PAUSE = 0.5  # seconds until a keeper that cannot work tries again: as often as who waits polls
 TRIM_PAUSE = (0.002, 0.1)  # seconds between two batches of trimming: as long as the batch took, within these bounds
 
 BUSY_PAUSE = (0.00005, 0.0005)  # seconds between two tries for the write lock; SQLite's own handler sleeps up to 0.1
@@ -30,6 +33,12 @@ BUSY_PAUSE_MAX = 0.02  # seconds, once a receiver or a long-suffering sender has
 PATIENT_AFTER = 50  # tries
 FULL_PAUSE = 0.5  # seconds between two tries where the disk is full
 FULL_WARNING = 10.0  # seconds between two words in the log that it is
+
+TOO_LARGE = (
+    "The -wal of %s has grown to %d MB and cannot begin anew: somebody reads the database in a transaction that does "
+    "not end, perhaps a shell, a backup, or a cursor that is not read to its end. Find out who has the file open "
+    "(fuser, lsof), and have that transaction ended."
+)
 
 Job = Callable[[Execute], Any]
 
@@ -51,8 +60,11 @@ class Connection(Protocol):
     def execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement to its end; Locked where somebody else holds the lock."""
 
-    def checkpoint(self) -> None:
-        """Copy the -wal back, so that it begins anew."""
+    def is_open(self) -> bool:
+        """Whether nobody has closed it."""
+
+    def checkpoint(self) -> bool:
+        """Copy the -wal back; whether it begins anew, which a reader prevents who still sees what was before."""
 
     def close(self, *, quickly: bool = False) -> None:
         """Give it back; ``quickly``: without the checkpoint of the last one."""
@@ -90,6 +102,7 @@ class Keeper:
         self._trim_pause: float | None = None  # seconds until the next batch of trimming; None: all is trimmed
         self._checkpoint_due = False
         self._threshold = CHECKPOINT_PAGES
+        self._quiet_until = 0.0
         self._stopping = False
         self._ended = False
         self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -139,7 +152,7 @@ class Keeper:
         if self._jobs or self._trouble or not self._working.acquire(blocking=False):
             return False
         try:
-            if self._connection is None or self._jobs:
+            if self._connection is None or self._jobs or not self._connection.is_open():
                 return False
             job(self._connection.execute)
         except PASSING:
@@ -195,15 +208,15 @@ class Keeper:
         self._working.release()
 
     def _run(self) -> None:
-        while self._wait():
+        while True:
             try:
+                if not self._wait():
+                    break
                 with self._working:
-                    if self._connection is None:
-                        self._connection = self._connect()
-                    self._connection = self._inspected(self._connection)
+                    self._connection = self._inspected(self._connected())
                     self._round(self._connection)
                 self._trouble = ""
-            except Exception as error:
+            except BaseException as error:  # whatever it is: nobody else does this thread's work
                 self._report(error)
                 if self._stopped_within(RETRY_PAUSE):
                     self._refuse_jobs()
@@ -214,7 +227,7 @@ class Keeper:
         with self._working:
             self._disconnect()
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         """Say why it cannot work, once for as long as it stays the same."""
         trouble, self._trouble = self._trouble, repr(error)
         level = logging.DEBUG if trouble == self._trouble else logging.ERROR
@@ -226,6 +239,14 @@ class Keeper:
             return connection
         self._next_inspection = time.monotonic() + INSPECTION
         return self._inspect(connection)
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.is_open():
+            logger.warning("The keeper's connection to %s was closed by other code; it is opened anew.", self.path)
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
 
     def _disconnect(self, *, quickly: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -274,7 +295,10 @@ class Keeper:
             self._sweep(connection.execute)
         if self._trim_pause is not None:
             self._trim_pause = None
-            self._attempt(self._trim, connection.execute)
+            if isinstance(self._attempt(self._trim, connection.execute), Locked):
+                self._trim_pause = TRIM_PAUSE[
+                    1
+                ]  # and not with the next sweep: where many write, that meets a lock, too
 
     def _do_jobs(self, execute: Execute) -> None:
         with self._news:
@@ -310,15 +334,21 @@ class Keeper:
         except PASSING as error:
             self.suffer(error)
             return error
-        except Exception:
+        except BaseException:  # in this thread nobody waits for it
             logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
         return None
 
     def _copy_back(self, connection: Connection) -> None:
         try:
-            connection.checkpoint()
+            if connection.checkpoint() or time.monotonic() < self._quiet_until:
+                return
         except DiskFull as error:  # no reason to try at once again
             self._say_full(error)
+            return
+        size = os.stat(f"{self.path}-wal").st_size
+        if size >= LARGE_WAL:
+            self._quiet_until = time.monotonic() + WARNING_INTERVAL
+            logger.warning(TOO_LARGE, self.path, size // 1024**2)
 
     def _trim(self, execute: Execute) -> None:
         # One batch a round: the jobs that were asked for meanwhile come before the next one.

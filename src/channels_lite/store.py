@@ -134,7 +134,11 @@ ON CONFLICT DO UPDATE SET joined_at = excluded.joined_at, expires_at = excluded.
 
 _DISCARD = "DELETE FROM channels_lite_membership WHERE prefix = ? AND group_name = ? AND queue = ? AND local = ?"
 
-_EVICT = "DELETE FROM channels_lite_membership WHERE prefix = ? AND queue = ? AND local = ? AND joined_at <= ?"
+# The index is named: the planner would read all memberships of the prefix.
+_EVICT = """
+DELETE FROM channels_lite_membership INDEXED BY channels_lite_membership_channel
+WHERE prefix = ? AND queue = ? AND local = ? AND joined_at <= ?
+"""
 
 _EXPIRED_MESSAGE_IDS = """
 SELECT m.id

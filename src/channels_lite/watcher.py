@@ -1,7 +1,9 @@
 """One event loop's ear for other processes: bell, data_version, and the poll behind them."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import socket
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from channels_lite.errors import LayerClosed, Locked
 logger = logging.getLogger("channels_lite.watcher")
 
 BACKSTOP = 0.5  # seconds between polls while the bell can be heard: for writers that ring none
-RESTART_PAUSE = 1.0  # seconds before a watcher that failed is started again
+RESTART_PAUSE = BACKSTOP  # seconds before a watcher that failed is started again: as late as a poll would be
 UNKNOWN = -1  # the version of a database that cannot be asked just now
 
 
@@ -26,6 +28,9 @@ class Source(Protocol):
 
     def version(self) -> int:
         """A number that changes when another connection has committed."""
+
+    def stamp(self) -> bytes | None:
+        """What was last written to the bell; None where that cannot be told."""
 
     def listen(self) -> Listener | None:
         """A new listener for the bell."""
@@ -82,6 +87,10 @@ class Watcher:
         self._version = UNKNOWN
         self._again: asyncio.TimerHandle | None = None  # the next look, after one that met a lock
         self._attempts = 0  # looks in vain, one after the other
+        self._stamp: bytes | None = None  # what stood on the bell at the last poll
+        self._heard = False  # the listener has said since then that it was rung
+        self._unheard = False  # it was rung before that, and the listener had not said so
+        self._inode = 0  # of the ear
         self.running = False
 
     @property
@@ -121,12 +130,17 @@ class Watcher:
         """Listen to the inbox, if there is one; otherwise say why not."""
         if self._inbox is None:
             return None
+        ear = None
         try:
-            self._ear = self._inbox.listen_to_inbox()
+            ear = self._inbox.listen_to_inbox()
+            if ear is not None:
+                self._inode = os.fstat(ear.fileno()).st_ino
+                self.loop.add_reader(ear.fileno(), self._guard, self._inbox.take_in)
         except OSError as error:
+            if ear is not None:
+                ear.close()
             return error
-        if self._ear is not None:
-            self.loop.add_reader(self._ear.fileno(), self._guard, self._inbox.take_in)
+        self._ear = ear
         return None
 
     def _attach(self) -> str:
@@ -142,6 +156,7 @@ class Watcher:
                 listener.close()
             return str(error) or type(error).__name__
         self._listener = listener
+        self._stamp, self._unheard = self._source.stamp(), False
         return ""
 
     def _detach(self) -> None:
@@ -149,7 +164,8 @@ class Watcher:
         if listener is not None:
             if not self.loop.is_closed():
                 self.loop.remove_reader(listener.fileno())
-            listener.close()
+            with contextlib.suppress(OSError):  # others have closed it already
+                listener.close()
 
     def _pause(self) -> float | None:
         if self._interval is None or self._listener is None:
@@ -184,6 +200,7 @@ class Watcher:
             self._timer = self.loop.call_later(RESTART_PAUSE, self._restart)
 
     def _rung(self) -> None:
+        self._heard = True
         if self._listener is not None and not self._listener.drain():
             self._reattach()
         # Not first data_version: a look costs as little where few queues are waited on, and a ring is mostly news.
@@ -199,12 +216,40 @@ class Watcher:
             return
         if self._source.renew_bell():
             self._reattach()
+        elif self._is_deaf():
+            logger.warning(
+                "The bell of %s was rung, and its listener has not heard it; listening anew.", self._source.path
+            )
+            self._reattach()
         if self._inbox is not None:
-            if self._ear is None:
+            if self._ear is None or self._has_lost_its_ear(self._ear):
                 self._listen_to_inbox()
             self._inbox.tidy()
         self._look_if_changed()
         self._schedule(self._pause())
+
+    def _is_deaf(self) -> bool:
+        """Whether the bell was rung before the last poll, and the listener has not said so since.
+
+        Code that closes what it does not know, as daemons do, may have closed its descriptor.
+        """
+        heard, self._heard = self._heard, False
+        stamp, before = self._source.stamp(), self._stamp
+        self._stamp = stamp
+        deaf = self._unheard and not heard
+        self._unheard = stamp != before and not heard
+        return deaf and self._listener is not None
+
+    def _has_lost_its_ear(self, ear: socket.socket) -> bool:
+        """Whether the ear's descriptor is closed, or another file's by now. What is there is heard by the poll then."""
+        with contextlib.suppress(OSError):
+            if os.fstat(ear.fileno()).st_ino == self._inode:
+                return False
+        logger.warning("The ear for the inbox of %s was closed by other code; listening anew.", self._source.path)
+        self.loop.remove_reader(ear.fileno())
+        ear.detach()  # the number is not ours to close any more
+        self._ear = None
+        return True
 
     def _reattach(self) -> None:
         self._detach()
@@ -248,10 +293,12 @@ class Watcher:
 
     def abandon(self) -> None:
         """Give the descriptors back without touching the loop."""
-        if self._listener is not None:
-            self._listener.close()
-        if self._ear is not None:
-            self._ear.close()
+        with contextlib.suppress(OSError):  # others have closed it already
+            if self._listener is not None:
+                self._listener.close()
+        with contextlib.suppress(OSError):
+            if self._ear is not None:
+                self._ear.close()
 
     def stop(self) -> None:
         """Stop listening and give the descriptors back; ``start`` begins anew."""
@@ -261,7 +308,8 @@ class Watcher:
         if ear is not None:
             if not self.loop.is_closed():
                 self.loop.remove_reader(ear.fileno())
-            ear.close()
+            with contextlib.suppress(OSError):  # others have closed it already
+                ear.close()
         for timer in (self._timer, self._again):
             if timer is not None:
                 timer.cancel()

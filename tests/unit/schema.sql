@@ -77,14 +77,18 @@ INSTEAD OF DELETE ON channels_lite_expired_message
 BEGIN
     DELETE FROM channels_lite_message WHERE id = OLD.id;
     DELETE FROM channels_lite_membership
-    WHERE prefix = OLD.prefix
-      AND queue = OLD.queue
-      AND joined_at <= OLD.expires_at
-      AND local IN (SELECT value FROM json_each(CASE
-          WHEN OLD.targets IS NULL THEN '[""]'
-          WHEN json_valid(OLD.targets) THEN OLD.targets
-          ELSE '[]'
-      END));
+    WHERE (prefix, group_name, queue, local) IN (
+        SELECT prefix, group_name, queue, local
+        FROM channels_lite_membership INDEXED BY channels_lite_membership_channel
+        WHERE prefix = OLD.prefix
+          AND queue = OLD.queue
+          AND joined_at <= OLD.expires_at
+          AND local IN (SELECT value FROM json_each(CASE
+              WHEN OLD.targets IS NULL THEN '[""]'
+              WHEN json_valid(OLD.targets) THEN OLD.targets
+              ELSE '[]'
+          END))
+    );
 END;
 
 CREATE INDEX channels_lite_message_expiry ON channels_lite_message (prefix, queue, expires_at);

@@ -995,6 +995,9 @@ class Shut:
     def execute(self, sql, parameters):
         raise Locked("the database is locked")
 
+    def is_open(self):
+        return True
+
     def checkpoint(self):
         raise AssertionError
 

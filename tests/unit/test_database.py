@@ -1,6 +1,7 @@
 """The apsw connection: one for each file and process, never waiting for a lock on the loop's thread, and private."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import stat
@@ -379,3 +380,23 @@ async def test_no_database(make_layer: MakeLayer, path: str) -> None:
         with pytest.raises(SchemaError, match=f"{path} is not a SQLite database"):
             await opened(layer)
     assert Path(path).read_text().startswith("not a database")
+
+
+async def test_a_groups_message_that_is_received_at_once(
+    layer: AIOSQLiteChannelLayer, locker: Locker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody takes a group's message before its sender asks where it went: that does not count as dropped."""
+    locker.connection.set_busy_timeout(0)
+    asked, ask = [], store.queues
+
+    def too_late(*arguments: Any) -> Any:
+        with contextlib.suppress(apsw.BusyError):
+            locker.connection.execute("DELETE FROM channels_lite_message")
+        asked.append(ask(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(store, "queues", too_late)
+    await layer.group_add("group", "jobs")
+    await layer.group_send("group", {"type": "x"})
+    assert asked == [[("", "jobs")]]
+    assert not layer.drops.by_reason

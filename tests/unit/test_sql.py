@@ -329,6 +329,26 @@ def test_expiry_evicts_a_normal_channel(run: Run) -> None:
     assert members(run, "room", "other") == ["worker"]
 
 
+@pytest.mark.parametrize("evict", ["a message in the database", "a message in a mailbox"])
+def test_eviction_costs_by_channels(connection: Any, run: Run, evict: str) -> None:
+    """Taking a channel out of its groups takes as many steps among 5 members as among 5,000."""
+
+    def steps() -> int:
+        join(run, "room", "zone.client!gone")
+        run("UPDATE channels_lite_membership SET joined_at = 0")
+        if evict == "a message in a mailbox":
+            return virtual_steps(connection, lambda: store.evict(run, "", "zone.client!", "gone", 1))
+        send(run, "zone.client!", targets=["gone"])
+        run("UPDATE channels_lite_message SET expires_at = 1")
+        return virtual_steps(connection, lambda: run("DELETE FROM channels_lite_expired_message"))
+
+    join(run, "room", *(f"zone.client!{number}" for number in range(5)))
+    few = steps()
+    join(run, "room", *(f"zone.client!{number}" for number in range(5_000)))
+    assert 0 < steps() <= 1.1 * few
+    assert "zone.client!gone" not in members(run, "room")
+
+
 def test_live_messages_evict_nobody(run: Run) -> None:
     """Neither a claim, nor a deletion through the view that names a live message, takes anybody out of a group."""
     join(run, "room", "worker")

@@ -89,6 +89,9 @@ class Source:
             raise self.fails.popleft()
         return self.number
 
+    def stamp(self) -> bytes | None:
+        return None
+
     def listen(self) -> Pipe | None:
         listener = self.bell()
         if listener is not None:

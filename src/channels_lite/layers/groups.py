@@ -37,6 +37,8 @@ class Members(NamedTuple):
     """Whether there may be members besides."""
     state: Hashable
     """What the database was like then; None: it cannot be told later whether it is like that still."""
+    since: int
+    """When that was: where the clock shows less than this, it was set back, and others may be live again."""
     until: int
     """When the first of these memberships expires."""
 
@@ -49,7 +51,7 @@ class Owed(NamedTuple):
     item: Item
 
 
-NOBODY = Members({}, {}, has_rest=True, state=None, until=0)
+NOBODY = Members({}, {}, has_rest=True, state=None, since=0, until=0)
 
 
 class GroupsLayer(HandoverLayer[D]):
@@ -120,7 +122,7 @@ class GroupsLayer(HandoverLayer[D]):
             return NOBODY
         state = self._state()
         known = self._groups.get(group)
-        if known is not None and known.state == state and clock.now() < known.until:
+        if known is not None and known.state == state and known.since <= clock.now() < known.until:
             return known
         known = self._read_now(self._read_members, group, state) or NOBODY
         if known.state is not None:
@@ -130,13 +132,14 @@ class GroupsLayer(HandoverLayer[D]):
         return known
 
     def _read_members(self, execute: Execute, group: str, state: Hashable) -> Members:
+        since = clock.now()
         queues = store.queues_of_group(execute, self.options.prefix, group, QUEUES)
         ours = self._queues_here.copy()
         others = [queue for queue in queues if queue not in ours and self._has_inbox(queue)]
         found, until = store.members(execute, self.options.prefix, group, [*ours, *others])
         has_rest = len(queues) == QUEUES or not ours.issuperset(set(queues).difference(others))
         packed = {queue: (found[queue][0], _locals(queue, found.pop(queue))) for queue in others if queue in found}
-        return Members(found, packed, has_rest, state, until)
+        return Members(found, packed, has_rest, state, since, until)
 
     async def _send_rows(self, others: dict[str, tuple[str, bytes]], payload: bytes, ttl: int) -> None:
         """Put a group's message into the queues of processes in whose inboxes there was no room for it."""

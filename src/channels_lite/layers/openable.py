@@ -73,7 +73,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         self.group_expiry = options.group_expiry
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
         self._deadline = config.busy_deadline(options)
-        self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys, options.expiry)
+        self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys)
         self._watchers = Watchers(self, options.polling_interval, options.polling_idle_timeout)
         self._begin()
         _layers.add(self)
