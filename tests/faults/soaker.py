@@ -107,7 +107,7 @@ class Soaker:
         for task in self.tasks:
             task.cancel()
         drops = {reason.name: count for reason, count in self.layer.drops.by_reason.items()}
-        say({"faults": self.faults, "counts": dict(self.counts), "drops": drops})
+        say({"faults": self.faults[:5], "counts": dict(self.counts), "drops": drops})
         await self.layer.close()
 
 
