@@ -296,9 +296,8 @@ class Keeper:
         if self._trim_pause is not None:
             self._trim_pause = None
             if isinstance(self._attempt(self._trim, connection.execute), Locked):
-                self._trim_pause = TRIM_PAUSE[
-                    1
-                ]  # and not with the next sweep: where many write, that meets a lock, too
+                # Not with the next sweep: where many write, that meets a lock, too.
+                self._trim_pause = TRIM_PAUSE[1]
 
     def _do_jobs(self, execute: Execute) -> None:
         with self._news:

@@ -125,9 +125,8 @@ def salt(path: str) -> int:
 
 @pytest.fixture
 def seconds(request: pytest.FixtureRequest) -> float:
-    """How long a load lasts: half a minute, or as long as the soak."""
-    minutes = request.config.getoption("--soak", default=None)
-    return 30.0 if minutes is None else float(minutes) * 60
+    """How long a load lasts: a quarter of the soak."""
+    return float(request.config.getoption("--soak")) * 15
 
 
 class Process:
