@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from channels_lite import diagnosis, outbox, store
 from channels_lite.bell import Bell, Listener
-from channels_lite.errors import ChannelsLiteError, Locked, SchemaError
+from channels_lite.errors import PASSING, ChannelsLiteError, Locked, SchemaError
 from channels_lite.files import Files
 from channels_lite.keeper import Connection, Keeper
 from channels_lite.schema import Execute
@@ -173,7 +173,13 @@ class Database(abc.ABC):
         return new
 
     def _move(self, old: Connection, execute: Execute) -> None:
-        moved = store.move_messages(old.execute, execute)
+        try:
+            moved = store.move_messages(old.execute, execute)
+        except PASSING:
+            raise  # and the keeper comes back to it
+        except Exception:
+            old.abandon()
+            raise
         logger.warning("Moved %d message(s) to the new %s.", moved, self.path)
         old.abandon()
         if self.bell is not None:

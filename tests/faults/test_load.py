@@ -34,9 +34,7 @@ async def test_everything_at_once(cast, seconds):
     await cast.stop_senders()
     verdict = await cast.verdict()
     assert not verdict, verdict
+    assert 0 < (salt(cast.path) - first) % 2**32 < 10_000, "the -wal began anew, more than once perhaps"
     assert await cast.end() == ""
-    assert salt(cast.path) > first or salt(cast.path) == 0
-    assert len(readers + writers) == 6
-    assert {record.sender.partition(".")[0] for record in cast.records(Event.OK)} == {
-        str(writer.process.pid) for writer in writers
-    }
+    for event, processes in ((Event.OK, writers), (Event.RECEIVED, readers)):
+        assert {record.process for record in cast.records(event)} == {one.process.pid for one in processes}
