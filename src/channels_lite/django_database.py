@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import itertools
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -83,13 +84,15 @@ class DjangoDatabase(Database):
             raise
         return own
 
-    def _connect(self, prepare: Callable[[Execute], object] = lambda execute: None) -> "Own":
+    def _connect(
+        self, prepare: Callable[[Execute], object] = lambda execute: None, *, begin_wal: bool = False
+    ) -> "Own":
         upgrade = f"manage.py migrate channels_lite --database {self.alias}"
         wait = config.busy_deadline(config.Options(database=self.alias))
         diagnosis.check_rights(self.path)
         with contextlib.ExitStack() as undo:
             try:
-                own = Own(self.alias, round(wait * 1000))
+                own = Own(self.alias, round(wait * 1000), begin_wal=begin_wal)
                 undo.callback(own.close)
                 schema.check(own.execute, schema.steps(), self.path, upgrade)
                 prepare(own.execute)
@@ -131,7 +134,8 @@ class DjangoDatabase(Database):
         return new
 
     def _reopen(self, prepare: Callable[[Execute], object]) -> "Own":
-        own = self._connect(prepare)
+        # The file remembers its mode; one that is made anew has the one that was lost.
+        own = self._connect(prepare, begin_wal=self._own.wal and not os.path.exists(self.path))
         self._reopened_at = time.monotonic()
         return self._took(own)
 
@@ -317,7 +321,7 @@ def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int 
 class Own:
     """A connection that Django makes for us alone. It is used below Django's cursors, by one thread at a time."""
 
-    def __init__(self, alias: str, lock_wait_ms: int = 0) -> None:
+    def __init__(self, alias: str, lock_wait_ms: int = 0, *, begin_wal: bool = False) -> None:
         self._wrapper = connections.create_connection(alias)
         self._wrapper.inc_thread_sharing()  # a fork closes it from another thread
         self._wrapper.ensure_connection()
@@ -329,7 +333,8 @@ class Own:
         self._written = 0  # bytes since then
         try:
             self._wait(lock_wait_ms)
-            self.wal = self.execute("PRAGMA journal_mode", ())[0][0] == "wal"
+            mode = " = wal" if begin_wal else ""
+            self.wal = self.execute(f"PRAGMA journal_mode{mode}", ())[0][0] == "wal"
             if self.wal:
                 self.execute("PRAGMA synchronous = NORMAL", ())  # only our messages are written here
         except Exception:

@@ -344,7 +344,7 @@ class Keeper:
         except DiskFull as error:  # no reason to try at once again
             self._say_full(error)
             return
-        size = os.stat(f"{self.path}-wal").st_size
+        size = _size(f"{self.path}-wal")
         if size >= LARGE_WAL:
             self._quiet_until = time.monotonic() + WARNING_INTERVAL
             logger.warning(TOO_LARGE, self.path, size // 1024**2)
@@ -354,6 +354,13 @@ class Keeper:
         begun = time.monotonic()
         if max(store.trim(execute)) == store.TRIM_BATCH:
             self._trim_pause = _as_long_as_since(begun)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:  # deleted: the next inspection will say so
+        return 0
 
 
 def _locked(sql: str, parameters: Sequence[Any]) -> list[Any]:

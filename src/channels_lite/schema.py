@@ -161,9 +161,12 @@ def create_within(execute: Execute, available: Sequence[Step]) -> None:
 
 
 @contextlib.contextmanager
-def transaction(execute: Execute) -> Iterator[None]:
-    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock."""
-    execute("BEGIN IMMEDIATE", ())
+def transaction(execute: Execute, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock.
+
+    An EXCLUSIVE one meets no lock when it commits; outside WAL mode, those of readers are in the way of others.
+    """
+    execute(f"BEGIN {kind}", ())
     try:
         yield
         execute("COMMIT", ())

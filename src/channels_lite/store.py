@@ -322,7 +322,7 @@ def move_messages(source: Execute, target: Execute) -> int:
 
 def _move_some(source: Execute, target: Execute) -> int:
     # In this order: what fails leaves all where it was, and a crash loses a message rather than doubling it.
-    with transaction(target), transaction(source):
+    with transaction(target, "EXCLUSIVE"), transaction(source):
         rows = source(_NEWEST, (CLAIM_BATCH,))
         for row in rows:
             target(_MOVE_IN, row[1:])

@@ -91,7 +91,7 @@ class Cast:
             if received == seen:
                 break
             seen = received
-            await asyncio.sleep(3)  # six times the backstop
+            await asyncio.sleep(2)  # four times the backstop
         return verdict
 
 
