@@ -1,25 +1,29 @@
 """A database through apsw: one connection for each file and process, shared by all its layers, loops and threads."""
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from channels_lite import diagnosis, schema, store
+from channels_lite import diagnosis, keeper, schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire, known_as
-from channels_lite.errors import ChannelsLiteError, DatabaseFailed, LayerClosed, Locked, SchemaError
+from channels_lite.errors import PASSING, ChannelsLiteError, DatabaseFailed, LayerClosed, Locked
 from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
+
+logger = logging.getLogger("channels_lite.database")
 
 LOCK_WAIT_MS = 1_000  # milliseconds that a job waits for the write lock before it is left for the next round
 
@@ -204,12 +208,41 @@ class ApswDatabase(Database):
                 if self.bell is not None:
                     self.bell.close()
 
-    def _reopen(self, prepare: Callable[[Execute], object]) -> "Spare":
+    def _recover(self, old: keeper.Connection, lost: list[str], files: Files) -> keeper.Connection:
+        """Open what is there now, or make it anew, and move there what was in it. One process at a time does this."""
+        if self.bell is None:
+            return old
         try:
-            new, spare = self._prepared(prepare)
-        except SchemaError:
-            self._lose()
+            self.bell.renew()
+        except OSError as error:
+            raise diagnosis.refusal_of_bell(self.path, error) from error
+        with self.bell.locked():
+            with contextlib.suppress(ChannelsLiteError):  # so that the file that is lost is whole, if anybody has it
+                old.execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
+            files.remove()
+            taken: list[Any] = []
+            # Before anybody can receive from the new one: what is in both must come once.
+            new = self._reopen(lambda execute: store.move(old.execute, execute, taken))
+        logger.warning("Opened %s again, and moved there what was in it.", self.path)
+        self.keeper.ask(partial(self._move, old, taken))  # and what has been sent meanwhile
+        for layer in self._present():
+            layer.reopened()
+        return new
+
+    def _move(self, old: keeper.Connection, taken: list[Any], execute: Execute) -> None:
+        try:
+            store.move(old.execute, execute, taken)
+        except PASSING:
+            raise  # and the keeper comes back to it
+        except Exception:
+            old.close(quickly=True)
             raise
+        old.close(quickly=True)
+        if self.bell is not None:
+            self.bell.ring()
+
+    def _reopen(self, prepare: Callable[[Execute], object]) -> "Spare":
+        new, spare = self._prepared(prepare)
         with self._lock:
             self._lose()
             self._use(new)
@@ -225,6 +258,10 @@ class ApswDatabase(Database):
             prepare(spare.execute)
             undo.pop_all()
         return new, spare
+
+    def _refuse(self, error: ChannelsLiteError, *, tell: bool) -> None:
+        super()._refuse(error, tell=tell)
+        self._lose()
 
     def _lose(self) -> None:
         """Close the connection to files that are gone."""
@@ -326,10 +363,6 @@ class Spare:
         else:
             self._connection.close()
 
-    def abandon(self) -> None:
-        """Close without touching a file."""
-        _close_quickly(self._connection)
-
 
 class Shared:
     """The keeper's share of somebody else's connection: a database in memory has only one."""
@@ -347,9 +380,6 @@ class Shared:
 
     def close(self, *, quickly: bool = False) -> None:
         """The connection is not ours."""
-
-    def abandon(self) -> None:
-        """Nor is it."""
 
 
 def _close_quickly(connection: apsw.Connection) -> None:

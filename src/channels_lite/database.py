@@ -7,12 +7,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
-from channels_lite import diagnosis, outbox, store
+from channels_lite import diagnosis, outbox
 from channels_lite.bell import Bell, Listener
-from channels_lite.errors import PASSING, ChannelsLiteError, Locked, SchemaError
+from channels_lite.errors import ChannelsLiteError, DatabaseFailed, Locked, SchemaError
 from channels_lite.files import Files
 from channels_lite.keeper import Connection, Keeper
 from channels_lite.schema import Execute
@@ -20,11 +19,6 @@ from channels_lite.schema import Execute
 T = TypeVar("T")
 
 logger = logging.getLogger("channels_lite.database")
-
-LOST = (
-    "Deleted or replaced while in use: %s. Never do that while a process has the database open. The layer opens it "
-    "again, and moves there what was in it; the application's own connections to it have to be opened again, too."
-)
 
 
 class Database(abc.ABC):
@@ -140,54 +134,33 @@ class Database(abc.ABC):
         return self.bell is not None and self.bell.renew()
 
     def inspect(self, connection: Connection) -> Connection:
-        """Open the database again if its files were deleted or replaced, and save what was in them.
+        """See to it that the database's files are still there. Called by the keeper; the connection to go on with.
 
-        Called by the keeper with its connection; returns the one to go on with. Where the database cannot be opened
-        again, the error is raised, here and to whoever sends and receives, until it can.
+        Where they are not, and cannot be replaced, the error is raised, here and to whoever sends and receives, for as
+        long as that is so.
         """
-        lost = [] if self.files is None else self.files.lost()
+        files, lost = self.files, [] if self.files is None else self.files.lost()
         if lost and not self._lost:
-            logger.error(LOST, " and ".join(lost))
-        self._lost = lost
-        files, bell = self.files, self.bell
-        if not lost or files is None or bell is None:
-            return connection
-        bell.renew()
+            logger.error("Deleted or replaced while in use: %s.", " and ".join(lost))
         try:
-            with bell.locked():
-                new = self._replace(connection, lost, files)
-        except SchemaError as error:
-            self.failure = error
+            if lost and files is not None:
+                connection = self._recover(connection, lost, files)
+        except (SchemaError, DatabaseFailed) as error:
+            self._refuse(error, tell=not self._lost)
             raise
+        finally:
+            self._lost = lost
         self.failure = None
-        for layer in self._present():
-            layer.reopened()
-        bell.ring()
-        return new
+        return connection
 
-    def _replace(self, old: Connection, lost: list[str], files: Files) -> Connection:
-        """Open what is there now, or make it anew, and move there what was in it. One process at a time does this."""
-        files.remove()
-        new = self._reopen(partial(store.copy_memberships, old.execute))
-        self.keeper.ask(partial(self._move, old))  # a transaction may be open there
-        return new
-
-    def _move(self, old: Connection, execute: Execute) -> None:
-        try:
-            moved = store.move_messages(old.execute, execute)
-        except PASSING:
-            raise  # and the keeper comes back to it
-        except Exception:
-            old.abandon()
-            raise
-        logger.warning("Moved %d message(s) to the new %s.", moved, self.path)
-        old.abandon()
-        if self.bell is not None:
-            self.bell.ring()
+    def _refuse(self, error: ChannelsLiteError, *, tell: bool) -> None:
+        self.failure = error
+        for layer in self._present() if tell else ():
+            layer.fail(error)
 
     @abc.abstractmethod
-    def _reopen(self, prepare: Callable[[Execute], object]) -> Connection:
-        """Open the files that are there now, for all, and for the keeper; ``prepare`` them before that."""
+    def _recover(self, old: Connection, lost: list[str], files: Files) -> Connection:
+        """Go on after these files were lost; an error where that is not possible."""
 
     @abc.abstractmethod
     def _spare(self, lock_wait_ms: int) -> Connection:
@@ -266,7 +239,8 @@ def release(database: Database, layer: object | None) -> None:
 def known_as(database: Database, key: Hashable) -> None:
     """Let an open database be found under another key than before, unless another one is."""
     _forget_keys(database)
-    _open.setdefault(key, database)
+    if database in _databases:  # and not about to be closed
+        _open.setdefault(key, database)
 
 
 def _close_unused(database: Database) -> None:

@@ -1,11 +1,8 @@
 """A database through Django: the connections that its threads have, and one of ours for what belongs to no caller."""
 
 import contextlib
-import ctypes
 import itertools
-import os
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -25,8 +22,8 @@ from channels_lite.errors import (
     DiskFull,
     Locked,
 )
-from channels_lite.files import Files, has_content
-from channels_lite.keeper import INSPECTION, JOURNAL_LIMIT, RESTART_WAIT_MS, Connection, Keeper, pause
+from channels_lite.files import Files
+from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Connection, Keeper
 from channels_lite.link import Link, key_of, link_of, may_roll_back, never_commits, prepare_connections
 from channels_lite.schema import Execute
 from channels_lite.statements import fetch, file_of, translated, translating_executor
@@ -36,7 +33,6 @@ T = TypeVar("T")
 OLDEST_SQLITE = (3, 37, 0)  # the first one with STRICT tables
 CHECKPOINT_ROWS = 256  # rows inserted or deleted, of about four pages in the -wal each
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # of payload, as much as SQLite's own default
-HOLD_WAIT = 2.0  # seconds for which the lock of a database is waited for whose journal was lost
 NO_TABLE = "no such table"  # SQLite's words
 
 
@@ -59,7 +55,6 @@ class DjangoDatabase(Database):
         self.alias = alias
         self._generation = 0  # of the keeper's connection: a new one counts its data_version anew
         self._versions = itertools.count()
-        self._reopened_at = 0.0  # by time.monotonic(): connections that are older lead to files that are gone
         if not self.in_memory:
             self._open()
 
@@ -84,18 +79,15 @@ class DjangoDatabase(Database):
             raise
         return own
 
-    def _connect(
-        self, prepare: Callable[[Execute], object] = lambda execute: None, *, begin_wal: bool = False
-    ) -> "Own":
+    def _connect(self) -> "Own":
         upgrade = f"manage.py migrate channels_lite --database {self.alias}"
         wait = config.busy_deadline(config.Options(database=self.alias))
         diagnosis.check_rights(self.path)
         with contextlib.ExitStack() as undo:
             try:
-                own = Own(self.alias, round(wait * 1000), begin_wal=begin_wal)
+                own = Own(self.alias, round(wait * 1000))
                 undo.callback(own.close)
                 schema.check(own.execute, schema.steps(), self.path, upgrade)
-                prepare(own.execute)
                 own.settle()
             except Locked as error:
                 raise DatabaseBusy(
@@ -120,24 +112,12 @@ class DjangoDatabase(Database):
         self.files = Files(self.path)
         return own
 
-    def _replace(self, old: Connection, lost: list[str], files: Files) -> Connection:
-        if self.path in lost:
-            return super()._replace(old, lost, files)
-        # The application's data are in it: it stays. All others go on in the lost journal until they notice: who is the
-        # first copies it back, and lets nobody write there until then.
-        first = not files.are_back(lost)
-        if first:
-            _hold(old.execute, f"{self.path}-wal")
-        new = self._reopen(lambda execute: None)
-        if first:
-            self.keeper.ask(partial(_end_hold, old, time.monotonic() + 2 * INSPECTION))
-        return new
-
-    def _reopen(self, prepare: Callable[[Execute], object]) -> "Own":
-        # The file remembers its mode; one that is made anew has the one that was lost.
-        own = self._connect(prepare, begin_wal=self._own.wal and not os.path.exists(self.path))
-        self._reopened_at = time.monotonic()
-        return self._took(own)
+    def _recover(self, old: Connection, lost: list[str], files: Files) -> Connection:
+        # The application's data are in it, and its own connections lead to it: nothing is removed, repaired or moved.
+        raise DatabaseLost(
+            f"The database {self.path} is gone from its place, or its journal is ({' and '.join(lost)}); nothing was "
+            "sent or changed. Put it back, or restart all processes that use it."
+        )
 
     # In the keeper's thread.
 
@@ -227,8 +207,6 @@ class DjangoDatabase(Database):
             raise self.failure
         connection.ensure_connection()
         link = link_of(connection)
-        if link.made_at < self._reopened_at:
-            link = self._renew(connection, link)
         try:
             link.settle(connection)
         except sqlite3.OperationalError as error:
@@ -237,17 +215,6 @@ class DjangoDatabase(Database):
             _create(connection)
             link.settle(connection)
         return link
-
-    def _renew(self, connection: BaseDatabaseWrapper, link: Link) -> Link:
-        if not link.is_idle(connection):
-            connection.close_at = 0.0  # Django closes it when the next request begins, or this one ends
-            raise DatabaseLost(
-                f"The database {self.path} was deleted or replaced, and the connection of this transaction leads to "
-                "the lost one. Roll back, close the connection, and begin again."
-            )
-        connection.close()
-        connection.ensure_connection()
-        return link_of(connection)
 
     def _refuse_in_transaction(self, connection: BaseDatabaseWrapper) -> None:
         if connection.in_atomic_block:
@@ -291,27 +258,6 @@ class DjangoDatabase(Database):
         self._aside.release()
 
 
-def _hold(execute: Execute, wal: str) -> None:
-    """Copy all of a -wal back, which was deleted, and let nobody write from then on, as far as that is possible."""
-    deadline = time.monotonic() + HOLD_WAIT
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Locked):
-            execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
-            execute("BEGIN IMMEDIATE", ())
-            if not has_content(wal):  # nobody has written in between
-                return
-            execute("ROLLBACK", ())
-        time.sleep(pause(0))
-
-
-def _end_hold(old: Connection, until: float, execute: Execute) -> None:
-    if time.monotonic() < until:
-        raise Locked("others may not have noticed yet")  # and the keeper comes back to it
-    with contextlib.suppress(DatabaseError, sqlite3.Error):  # it did not begin
-        old.execute("ROLLBACK", ())
-    old.close()
-
-
 def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int | None]) -> DjangoDatabase:
     """The database of this alias, opened if this process has not opened it yet. Does I/O unless it is in memory."""
     key = key_of(alias, path)
@@ -321,7 +267,7 @@ def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int 
 class Own:
     """A connection that Django makes for us alone. It is used below Django's cursors, by one thread at a time."""
 
-    def __init__(self, alias: str, lock_wait_ms: int = 0, *, begin_wal: bool = False) -> None:
+    def __init__(self, alias: str, lock_wait_ms: int = 0) -> None:
         self._wrapper = connections.create_connection(alias)
         self._wrapper.inc_thread_sharing()  # a fork closes it from another thread
         self._wrapper.ensure_connection()
@@ -333,8 +279,7 @@ class Own:
         self._written = 0  # bytes since then
         try:
             self._wait(lock_wait_ms)
-            mode = " = wal" if begin_wal else ""
-            self.wal = self.execute(f"PRAGMA journal_mode{mode}", ())[0][0] == "wal"
+            self.wal = self.execute("PRAGMA journal_mode", ())[0][0] == "wal"
             if self.wal:
                 self.execute("PRAGMA synchronous = NORMAL", ())  # only our messages are written here
         except Exception:
@@ -386,14 +331,6 @@ class Own:
         """Close it. sqlite3 knows no quick way; Django's refuses in the thread of a loop, where a fork may happen."""
         self._wrapper.connection = None
         self._raw.close()
-
-    def abandon(self) -> None:
-        """Leave it open until the process has ended, and longer than Python's own cleaning up.
-
-        SQLite removes the -wal with the last connection that is closed, by its name: by then, it is another database's.
-        As long as one is open, none is the last one.
-        """
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._raw))
 
 
 def _create(connection: BaseDatabaseWrapper) -> None:

@@ -19,10 +19,6 @@ def busy(path: str, seconds: float) -> DatabaseBusy:
     )
 
 
-class DatabaseLost(ChannelsLiteError):
-    """The database's files were deleted or replaced under a transaction that is still open; it will not be kept."""
-
-
 class Locked(ChannelsLiteError):
     """Somebody else holds a lock of the database at this moment; nothing was changed. Never leaves the layer."""
 
@@ -43,6 +39,10 @@ class DiskFull(DatabaseFailed):
 
     Raised for senders only: a receive() goes on by itself when there is room again.
     """
+
+
+class DatabaseLost(DatabaseFailed):
+    """A database of the application's, or its journal, was deleted or replaced; nothing was sent or changed."""
 
 
 PASSING = (Locked, DiskFull)  # what goes by: receivers and upkeep try again

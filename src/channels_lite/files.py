@@ -28,26 +28,12 @@ class Files:
                 lost.append(path)
         return lost
 
-    def are_back(self, paths: list[str]) -> bool:
-        """Whether somebody has made any of these anew."""
-        return any(_identify(path) != NONE for path in paths)
-
     def remove(self) -> None:
         """Remove what is left of them. A journal would be taken for that of the next database in this place."""
         for path, known in self._known.items():
             if _identify(path) == known != NONE:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-
-
-def has_content(path: str) -> bool:
-    """Whether there is something in a file that this process has open, though it may be deleted; by /proc on Linux."""
-    folder = "/proc/self/fd"
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        with contextlib.suppress(OSError):
-            if os.readlink(f"{folder}/{name}") in (path, f"{path} (deleted)") and os.fstat(int(name)).st_size:
-                return True
-    return False
 
 
 def _identify(path: str) -> Identity:

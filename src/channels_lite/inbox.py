@@ -135,7 +135,7 @@ class Inbox:
 
         ``most``: what is in the fullest mailbox.
         """
-        self._half = most // 2 if most else -1
+        self._half = most // 2 if most or not room else -1
         if time.monotonic() < self._again:
             return []
         if not self._page.acquire():  # who has it may have been stopped: that must not hold up each receive()

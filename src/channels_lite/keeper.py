@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from channels_lite import store
-from channels_lite.errors import PASSING, DiskFull, Locked, SchemaError
+from channels_lite.errors import PASSING, DatabaseFailed, DiskFull, Locked, SchemaError
 from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
@@ -39,6 +39,8 @@ TOO_LARGE = (
     "not end, perhaps a shell, a backup, or a cursor that is not read to its end. Find out who has the file open "
     "(fuser, lsof), and have that transaction ended."
 )
+
+LASTING = (SchemaError, DatabaseFailed)  # reasons for which no job can be done
 
 Job = Callable[[Execute], Any]
 
@@ -68,9 +70,6 @@ class Connection(Protocol):
 
     def close(self, *, quickly: bool = False) -> None:
         """Give it back; ``quickly``: without the checkpoint of the last one."""
-
-    def abandon(self) -> None:
-        """Let go of it when its files are gone: whatever closing it would do must not meet those in their place."""
 
 
 class Keeper:
@@ -201,6 +200,7 @@ class Keeper:
     def suspend(self) -> None:
         """Before a fork: have no connection, and get none until ``resume``."""
         self._working.acquire()
+        self._inspect_last()
         self._disconnect(quickly=True)
 
     def resume(self) -> None:
@@ -221,11 +221,22 @@ class Keeper:
                 if self._stopped_within(RETRY_PAUSE):
                     self._refuse_jobs()
                 # Who waits for a job learns what is wrong, or, where that may pass, that its time is over.
-                self._do_jobs(partial(_fail, error) if isinstance(error, SchemaError) else _locked)
+                self._do_jobs(partial(_fail, error) if isinstance(error, LASTING) else _locked)
                 if self._ended:
                     break
         with self._working:
+            self._inspect_last()
+            if self._connection is not None:
+                self._do_jobs(self._connection.execute)
             self._disconnect()
+
+    def _inspect_last(self) -> None:
+        """Inspect before the connection is closed: what is in files that are gone is gone with it."""
+        if self._inspect is not None and self._connection is not None:
+            try:
+                self._connection = self._inspect(self._connection)
+            except Exception as error:
+                self._report(error)
 
     def _report(self, error: BaseException) -> None:
         """Say why it cannot work, once for as long as it stays the same."""
@@ -333,7 +344,9 @@ class Keeper:
         except PASSING as error:
             self.suffer(error)
             return error
-        except BaseException:  # in this thread nobody waits for it
+        except BaseException as error:  # in this thread nobody waits for it
+            if repr(error) == self._trouble:
+                return None  # the log has it
             logger.exception("The keeper failed in one of its jobs; it goes on with the others.")
         return None
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sqlite3
-import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -27,8 +26,6 @@ class Link:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         raw: sqlite3.Connection = connection.connection
         self._key = key_of(connection.alias, config.alias_file(connection.alias))
-        self.made_at = time.monotonic()
-        """When the connection was opened."""
         self._settled = False
         self._inserted: list[tuple[str, str]] = []  # prefix and queue of what the running statement inserted
         self._sent: list[tuple[str, str]] = []  # and of what it had inserted when it was done

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ import django.db
 
 from channels_lite import diagnosis, guard
 from channels_lite.errors import ChannelsLiteError, SchemaError
+
+if sys.platform != "win32":
+    import fcntl
 
 Execute = Callable[[str, Sequence[Any]], list[Any]]
 ERRORS = (apsw.Error, django.db.Error)  # what an Execute raises: it runs on an apsw connection, or on one of Django's
@@ -161,12 +165,9 @@ def create_within(execute: Execute, available: Sequence[Step]) -> None:
 
 
 @contextlib.contextmanager
-def transaction(execute: Execute, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock.
-
-    An EXCLUSIVE one meets no lock when it commits; outside WAL mode, those of readers are in the way of others.
-    """
-    execute(f"BEGIN {kind}", ())
+def transaction(execute: Execute) -> Iterator[None]:
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock."""
+    execute("BEGIN IMMEDIATE", ())
     try:
         yield
         execute("COMMIT", ())
@@ -297,8 +298,31 @@ def _read_only(path: str) -> guard.Connection:
 
 def _create_private(path: str) -> None:
     # A file that is there is never opened here: closing it would drop the locks that SQLite holds in this process.
-    with contextlib.suppress(FileExistsError):
+    if os.path.lexists(path):
+        return
+    with _alone_in(os.path.dirname(path) or "."):
+        if os.path.lexists(path):
+            return
+        # Of a database that was deleted: processes that have it open may still go by them, and the new one must not.
+        for leftover in (f"{path}-wal", f"{path}-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(leftover)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Be the only process that creates a database in a folder, if the system has locks for folders."""
+    if sys.platform == "win32":
+        yield
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _switch_to_wal(connection: apsw.Connection) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -98,7 +98,11 @@ SELECT id, prefix, queue, targets, group_name, expires_at, payload FROM channels
 
 _MOVE_IN = """
 INSERT INTO channels_lite_message (id, prefix, queue, targets, group_name, expires_at, payload)
-SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ?, ?, ? FROM channels_lite_message
+SELECT (SELECT min(coalesce(min(id), 0), 0) - 1 FROM channels_lite_message), ?, ?, ?, ?, ?, ?
+WHERE NOT EXISTS (
+    SELECT 1 FROM channels_lite_message
+    WHERE (id, prefix, queue) = (?, ?, ?) AND targets IS ? AND group_name IS ? AND (expires_at, payload) = (?, ?)
+)
 """
 
 _MEMBERSHIPS = "SELECT prefix, group_name, queue, local, joined_at, expires_at FROM channels_lite_membership"
@@ -301,37 +305,31 @@ def put_back(
     execute(_PUT_BACK, (prefix, queue, None if local is None else json.dumps([local]), payload, expires_at))
 
 
-def copy_memberships(source: Execute, target: Execute) -> None:
-    """Copy all memberships of a database into another. Several processes may do it at the same time."""
+def move(source: Execute, target: Execute, taken: list[Any]) -> None:
+    """Move all messages of a database into another, in front of what is there, and copy all memberships.
+
+    ``taken``: those that are in neither; what is left there when it fails, the next call goes on with. Messages that
+    are in the other one already, under the same id, are not put there twice: it may be a copy. Several processes may do
+    this at the same time, and one that ends in the middle loses a batch.
+    """
     memberships = source(_MEMBERSHIPS, ())
     with transaction(target):
         for membership in memberships:
             target(_JOIN_IN, membership)
+    while taken or _take_some(source, taken):
+        with transaction(target):
+            for row in taken:
+                target(_MOVE_IN, (*row[1:], *row))
+        taken.clear()
 
 
-def move_messages(source: Execute, target: Execute) -> int:
-    """Move all messages of a database into another, in front of what is there: how many they were.
-
-    Several processes may do it at the same time.
-    """
-    moved = 0
-    while batch := _move_some(source, target):
-        moved += batch
-    return moved
-
-
-def _move_some(source: Execute, target: Execute) -> int:
-    # In this order: what fails leaves all where it was, and a crash loses a message rather than doubling it.
-    with transaction(target, "EXCLUSIVE"), transaction(source):
+def _take_some(source: Execute, taken: list[Any]) -> bool:
+    with transaction(source):
         rows = source(_NEWEST, (CLAIM_BATCH,))
-        for row in rows:
-            target(_MOVE_IN, row[1:])
-        source("DELETE FROM channels_lite_message WHERE id IN (SELECT value FROM json_each(?))", (_ids(rows),))
-    return len(rows)
-
-
-def _ids(rows: Sequence[Sequence[int]]) -> str:
-    return json.dumps([row[0] for row in rows])
+        ids = json.dumps([row[0] for row in rows])
+        source("DELETE FROM channels_lite_message WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+    taken.extend(rows)
+    return bool(taken)
 
 
 def data_version(execute: Execute) -> int:

@@ -181,6 +181,10 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
 
     # For the database.
 
+    def fail(self, error: Exception) -> None:
+        """The database cannot be used any more: end all waits with this error."""
+        self._mailboxes.fail(error)
+
     def reopened(self) -> None:
         """The database was opened again, perhaps another one: nothing is known of what is in it."""
 
