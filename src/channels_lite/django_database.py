@@ -63,6 +63,8 @@ class DjangoDatabase(Database):
         self._own = first[0]
 
         def connect() -> Own:
+            if self.failure is not None:  # its files were lost before a fork: what is there now is another database
+                raise self.failure
             return self._took(first.pop() if first else Own(self.alias))
 
         self.keeper = Keeper(self.path, connect, self.inspect)
@@ -156,7 +158,7 @@ class DjangoDatabase(Database):
 
     def tidy(self) -> None:
         """Have the -wal copied back if much was written to it through the keeper's connection."""
-        if self._own.checkpoint_due():
+        if self.failure is None and self._own.checkpoint_due():
             self.keeper.checkpoint()
 
     def version_seen(self, execute: Execute) -> tuple[int, int]:
