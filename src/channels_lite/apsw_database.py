@@ -15,7 +15,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels_lite import diagnosis, keeper, schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, acquire, known_as
-from channels_lite.errors import PASSING, ChannelsLiteError, DatabaseFailed, LayerClosed, Locked
+from channels_lite.errors import PASSING, ChannelsLiteError, LayerClosed, Locked
 from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
@@ -118,7 +118,8 @@ class ApswDatabase(Database):
 
     def send(self, prefix: str, write: Write) -> Sent:
         """Run a write, which has committed when this returns, and wake who waits for it."""
-        if write.operation is store.group_send:  # where its rows went is asked for before others can take them out
+        # Where a group's rows went is asked for before others can take them out, and while an error can undo them.
+        if write.operation is store.group_send:
             (outcome,) = self.send_together(prefix, [write])
             if isinstance(outcome, Exception):
                 raise outcome
@@ -170,21 +171,9 @@ class ApswDatabase(Database):
             raise ChannelFull from None
         except apsw.TooBigError as error:
             raise MessageTooLarge(f"SQLite cannot store a message of this size: {error}") from None
-        if queues is None:
-            queues = self._reached() if self._inserted else []
+        if queues is None:  # a group's, or nothing was inserted: inside of a transaction, which an error here undoes
+            queues = [queue for _, queue in store.queues(self._execute, self._inserted)] if self._inserted else []
         return Sent(queues, self._considered)
-
-    def _reached(self) -> list[str]:
-        """The queues that a group's message went into. Where they cannot be read any more, all that it may be in.
-
-        Outside of a transaction it has been committed: that must be no error, and a wake for nothing does no harm.
-        """
-        try:
-            return [queue for _, queue in store.queues(self._execute, self._inserted)]
-        except (Locked, DatabaseFailed):
-            if self._connection.in_transaction:
-                raise
-            return [channel[: channel.find("!") + 1] or channel for channel in self._considered]
 
     def version(self) -> int:
         """PRAGMA data_version, made unique over reconnections."""

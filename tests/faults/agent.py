@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 import django
@@ -89,6 +91,11 @@ class Agent:
         return {reason.name: count for reason, count in self.layer.drops.by_reason.items()}
 
 
+def sleep(seconds: float) -> None:
+    """As time.sleep(), whose absolute monotonic deadline libfaketime refuses: EINVAL, from Python 3.11 on."""
+    threading.Event().wait(seconds)
+
+
 async def main() -> None:
     """Obey until standard input ends."""
     agent = Agent(get_channel_layer())
@@ -103,4 +110,6 @@ async def main() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    if "faketime" in os.environ.get("LD_PRELOAD", ""):
+        time.sleep = sleep
     asyncio.run(main())

@@ -360,7 +360,7 @@ def serializer_format(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[None, ["a key that is long enough"]], ids=["plain", "encrypted"])
 def codec(request: pytest.FixtureRequest, serializer_format: str) -> Codec:
     """Each of them, without and with encryption."""
-    return Codec(serializer_format, request.param, 60)
+    return Codec(serializer_format, request.param)
 
 
 @generated

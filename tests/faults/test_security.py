@@ -343,7 +343,7 @@ def all_of(error: BaseException | None) -> Iterator[object]:
 def test_keys_are_in_no_repr_and_no_error(keys: list[Any], wrong: Any) -> None:
     """Neither the layer nor any part of it shows a key, and no error about wrong ones, or about what they open."""
     layer = AIOSQLiteChannelLayer(path=":memory:", symmetric_encryption_keys=keys)
-    codec = Codec("msgpack", keys, 60)
+    codec = Codec("msgpack", keys)
     for key in keys:
         assert_hidden(key, layer, layer.options, str(layer.options), vars(layer), codec, Crypter(keys), vars(codec))
         assert_hidden(key, vars(codec._crypter), config.weak_keys(layer.options))
@@ -352,7 +352,7 @@ def test_keys_are_in_no_repr_and_no_error(keys: list[Any], wrong: Any) -> None:
                 backend(database="core", symmetric_encryption_keys=wrong(key))
             assert_hidden(key, *all_of(refused.value))
         with pytest.raises(UndecodableMessage) as forged:
-            codec.decode(Codec("msgpack", ["another"], 60).encode({"a": 1}, 60))
+            codec.decode(Codec("msgpack", ["another"]).encode({"a": 1}, 60))
         assert_hidden(key, *all_of(forged.value))
 
 

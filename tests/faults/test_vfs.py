@@ -192,24 +192,58 @@ async def test_each_call(kind, for_good, tmp_path: Path, tries, caplog):
     assert number > 1
 
 
-@pytest.mark.parametrize("error", [Locked, DatabaseFailed])
-async def test_a_read_after_the_commit(path, tries, monkeypatch, error):
-    """A group's message that was committed is sent, once, though the layer cannot read back where it went.
-
-    The failure is put into the statement: SQLite reads there only if somebody else commits in between.
-    """
-    layer = AIOSQLiteChannelLayer(path=path)
-    await layer.group_add("crowd", "member")
-    receiving = asyncio.ensure_future(layer.receive("member"))
-    await until(lambda: layer._mailboxes.queues() > 0)
+def fail_reading_back(monkeypatch, error, times):
+    """Let so many reads of where a group's message went fail; what counts them."""
+    failed, read_back = [], store.queues
 
     def fail(execute, ids):
-        raise error
+        if len(failed) < times:
+            failed.append(ids)
+            raise error
+        return read_back(execute, ids)
 
     monkeypatch.setattr(store, "queues", fail)
-    await layer.group_send("crowd", {"type": "once"})
+    return failed
+
+
+EVER = 10**9
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("error", "times", "raised"),
+    [
+        (Locked, 2, None),
+        (Locked, EVER, DatabaseBusy),
+        (DatabaseFailed, EVER, DatabaseFailed),
+    ],
+)
+async def test_reading_back_a_group(path, tries, monkeypatch, error, times, raised, count):
+    """Where the layer cannot read where a group's message went: an error and nothing sent, or a success and it is once.
+
+    The failure is put into the statement: SQLite reads from the disk there only if its cache does not hold the rows.
+    """
+    layer = AIOSQLiteChannelLayer(path=path)
+    layer._deadline = 0.05 if raised else PATIENCE
+    await layer.group_add("crowd", "member")
+    failed = fail_reading_back(monkeypatch, error, times)
+    if count == 1:  # of the task that wrote last: inline
+        results = [await outcome(layer.group_send("crowd", {"type": "0"}))]
+    else:  # in one transaction
+        results = await asyncio.gather(
+            *[outcome(layer.group_send("crowd", {"type": str(number)})) for number in range(count)]
+        )
+    assert failed
     monkeypatch.undo()
-    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "once"}
-    assert await drain(layer, "member") == []
+    assert [type(result) for result in results] == [raised or type(None)] * count
+    assert await drain(layer, "member") == ([] if raised else [("member", str(number)) for number in range(count)])
     await layer.close()
     await asyncio.sleep(0)
+
+
+async def outcome(call):
+    """The error of a call, or None."""
+    try:
+        await call
+    except CLEAR as error:
+        return error
