@@ -216,6 +216,19 @@ def alias_file(alias: str) -> str:
     return _file(name, f"DATABASES: the NAME of {alias!r}")
 
 
+def is_for_tests(path: str) -> bool:
+    """Whether Django makes this file for a test run, or for one process of it, and removes it at the end."""
+    from django.db import connections
+
+    stem, ending = os.path.splitext(path)
+    for database in connections.settings.values():
+        name = database.get("TEST", {}).get("NAME")
+        of_tests, its_ending = os.path.splitext(os.path.realpath(str(name))) if name else ("", "")
+        if name and ending == its_ending and (stem == of_tests or stem.startswith(f"{of_tests}_")):
+            return True
+    return False
+
+
 def _file(name: str, what: str) -> str:
     if name == MEMORY or (name.startswith("file:") and ("mode=memory" in name or MEMORY in name)):
         return MEMORY

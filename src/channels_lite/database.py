@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from channels_lite import diagnosis, outbox
+from channels_lite import config, diagnosis, outbox
 from channels_lite.bell import Bell, Listener
 from channels_lite.errors import ChannelsLiteError, DatabaseFailed, Locked, SchemaError
 from channels_lite.files import Files
@@ -140,6 +140,8 @@ class Database(abc.ABC):
         long as that is so.
         """
         files, lost = self.files, [] if self.files is None else self.files.lost()
+        if lost and config.is_for_tests(self.path):
+            return connection  # the tests are over
         if lost and not self._lost:
             logger.error("Deleted or replaced while in use: %s.", " and ".join(lost))
         try:

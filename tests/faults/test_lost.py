@@ -215,6 +215,22 @@ async def test_the_folder_is_gone(tmp_path, caplog):
     await layer.close()
 
 
+@pytest.mark.parametrize("name", ["test.sqlite3", "test_2.sqlite3"])
+async def test_a_test_database(tmp_path, monkeypatch, caplog, name):
+    """Django removes its test databases at the end, those of parallel processes too: that is no loss."""
+    path = str(tmp_path / name)
+    monkeypatch.setitem(connections.settings["core"]["TEST"], "NAME", str(tmp_path / "test.sqlite3"))
+    monkeypatch.setitem(connections.settings["core"], "NAME", path)
+    keep_a_wal(path)
+    layer = AIOSQLiteChannelLayer(path=path) if name == "test.sqlite3" else SQLiteChannelLayer(database="core")
+    await layer.send("jobs", {"type": "x"})
+    os.unlink(path)
+    await asyncio.sleep(1.2)  # longer than between two inspections
+    assert caplog.text == ""
+    assert not os.path.exists(path)
+    await layer.close()
+
+
 # The core layer, whose database is the application's: it touches nothing.
 
 
