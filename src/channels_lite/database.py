@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from channels_lite import config, diagnosis, outbox
 from channels_lite.bell import Bell, Listener
-from channels_lite.errors import ChannelsLiteError, DatabaseFailed, Locked, SchemaError
+from channels_lite.errors import LASTING, ChannelsLiteError, Locked
 from channels_lite.files import Files
 from channels_lite.keeper import Connection, Keeper
 from channels_lite.schema import Execute
@@ -147,7 +147,7 @@ class Database(abc.ABC):
         try:
             if lost and files is not None:
                 connection = self._recover(connection, lost, files)
-        except (SchemaError, DatabaseFailed) as error:
+        except LASTING as error:
             self._refuse(error, tell=not self._lost)
             raise
         finally:

@@ -68,6 +68,9 @@ class TwoLibraries(ChannelsLiteError):
     """
 
 
+LASTING = (SchemaError, DatabaseFailed, TwoLibraries)  # what does not: whoever needs the database is told
+
+
 class UndecodableMessage(ChannelsLiteError):
     """A stored message cannot be decrypted or decoded with this layer's settings."""
 

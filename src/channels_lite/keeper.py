@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from channels_lite import store
-from channels_lite.errors import PASSING, DatabaseFailed, DiskFull, Locked, SchemaError
+from channels_lite.errors import LASTING, PASSING, DiskFull, Locked
 from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
@@ -39,8 +39,6 @@ TOO_LARGE = (
     "not end, perhaps a shell, a backup, or a cursor that is not read to its end. Find out who has the file open "
     "(fuser, lsof), and have that transaction ended."
 )
-
-LASTING = (SchemaError, DatabaseFailed)  # reasons for which no job can be done
 
 Job = Callable[[Execute], Any]
 
