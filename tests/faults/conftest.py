@@ -125,8 +125,8 @@ def salt(path: str) -> int:
 
 @pytest.fixture
 def seconds(request: pytest.FixtureRequest) -> float:
-    """How long a load lasts: a quarter of the soak."""
-    return float(request.config.getoption("--soak")) * 15
+    """How long a load lasts: a sixth of the soak."""
+    return float(request.config.getoption("--soak")) * 10
 
 
 class Process:

@@ -23,7 +23,7 @@ Make = Callable[..., Layer]
 MANY = os.environ.get("EXAMPLES")
 # No deadline: the machine may be busy. No health checks: a layer is made once for all examples of a test.
 generated = settings(
-    max_examples=int(MANY or 75),
+    max_examples=int(MANY or 40),
     derandomize=MANY is None,
     deadline=None,
     database=None,

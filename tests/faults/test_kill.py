@@ -12,7 +12,7 @@ from tests.faults.conftest import ask
 from tests.faults.log import Event
 from tests.processes.conftest import PATIENCE
 
-DEATHS = 12
+DEATHS = 8
 
 
 async def lives(cast, *tasks, **options):

@@ -85,7 +85,7 @@ async def test_slow_reader(
 
 
 async def test_without_a_reader(layer: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Traffic of twice as much as is reported says nothing, and leaves a -wal that is small beside it."""
+    """Traffic of as much as is reported says nothing, and leaves a -wal that is smaller."""
     await pump(layer, 320)
     assert os.stat(f"{path}-wal").st_size < keeper.LARGE_WAL
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
