@@ -384,7 +384,7 @@ def _connect(path: str) -> apsw.Connection:
             connection.pragma(pragma, value)
     except apsw.Error as error:
         connection.close()
-        raise schema.describe(path, error) from error
+        raise diagnosis.refusal(path, error) from error
     except ChannelsLiteError:
         connection.close()
         raise

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import apsw
 from channels.exceptions import InvalidChannelLayerError
 
-from channels_lite import __version__, config, schema
+from channels_lite import __version__, config, diagnosis, schema
 from channels_lite.errors import ChannelsLiteError
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ChannelsLiteError, InvalidChannelLayerError) as error:
         return _fail(str(error))
     except apsw.Error as error:
-        return _fail(str(schema.describe(_path(options), error)))
+        return _fail(str(diagnosis.refusal(_path(options), error)))
 
 
 def _fail(text: str) -> int:

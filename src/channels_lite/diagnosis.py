@@ -3,33 +3,32 @@
 import errno
 import os
 
+import apsw
+
 from channels_lite.errors import ChannelsLiteError, DatabaseFailed, DiskFull, SchemaError
 
-PERM, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB = (
-    3,
-    5,
-    8,
-    10,
-    11,
-    13,
-    14,
-    15,
-    26,
-)  # SQLite's result codes
-IOERR_WRITE, IOERR_SHMSIZE = 778, 4874  # a write that failed for another reason than ENOSPC; no room for the -shm
-
-NO_ROOM = (FULL, IOERR_WRITE, IOERR_SHMSIZE)
-OF_THE_FILE = (PERM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB)
+# A write that failed for another reason than ENOSPC, such as a limit; no room for the -shm.
+NO_ROOM = (apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_SHMSIZE)
+OF_THE_FILE = (
+    apsw.SQLITE_PERM,
+    apsw.SQLITE_READONLY,
+    apsw.SQLITE_IOERR,
+    apsw.SQLITE_CORRUPT,
+    apsw.SQLITE_FULL,
+    apsw.SQLITE_CANTOPEN,
+    apsw.SQLITE_PROTOCOL,
+    apsw.SQLITE_NOTADB,
+)
 
 # Python 3.10 does not tell the code. There a write that fails is taken for any other failure of the disk.
 WORDS = {
-    "attempt to write a readonly database": READONLY,
-    "disk I/O error": IOERR,
-    "database disk image is malformed": CORRUPT,
-    "database or disk is full": FULL,
-    "unable to open database file": CANTOPEN,
-    "locking protocol": PROTOCOL,
-    "file is not a database": NOTADB,
+    "attempt to write a readonly database": apsw.SQLITE_READONLY,
+    "disk I/O error": apsw.SQLITE_IOERR,
+    "database disk image is malformed": apsw.SQLITE_CORRUPT,
+    "database or disk is full": apsw.SQLITE_FULL,
+    "unable to open database file": apsw.SQLITE_CANTOPEN,
+    "locking protocol": apsw.SQLITE_PROTOCOL,
+    "file is not a database": apsw.SQLITE_NOTADB,
 }
 
 
@@ -73,7 +72,7 @@ def refusal_of_bell(path: str, error: OSError) -> ChannelsLiteError:
 
 def is_of_the_file(error: BaseException) -> bool:
     """Whether the disk or the file is the reason, or a lock, and not the statement."""
-    return _code(error) & 0xFF in (*OF_THE_FILE, BUSY)
+    return _code(error) & 0xFF in (*OF_THE_FILE, apsw.SQLITE_BUSY)
 
 
 def check_rights(path: str) -> None:
@@ -121,14 +120,14 @@ def _why(path: str, code: int, error: BaseException) -> str:
     kind = code & 0xFF
     if os.path.isdir(path):
         return f"{path} is a folder and not a database; give the path of a file."
-    if kind == NOTADB:
+    if kind == apsw.SQLITE_NOTADB:
         return f"The file {path} is not a SQLite database; give another path, or move the file away."
-    if kind == CORRUPT:
+    if kind == apsw.SQLITE_CORRUPT:
         return f"The database {path} is damaged ({error}); restore it from a backup, or move it away."
-    if kind in (PERM, READONLY, CANTOPEN):
+    if kind in (apsw.SQLITE_PERM, apsw.SQLITE_READONLY, apsw.SQLITE_CANTOPEN):
         return _no_right(path, _unwritable(path) or error)
-    if kind == BUSY:
+    if kind == apsw.SQLITE_BUSY:
         return f"The database {path} is locked by another process ({error}); try again when that one has finished."
-    if kind == IOERR:
+    if kind == apsw.SQLITE_IOERR:
         return f"The database {path} cannot be read or written ({error}); look after the disk that it is on."
     return f"The database {path} cannot be used: {error}."

@@ -99,7 +99,7 @@ class Keeper:
         self._trim_pause: float | None = None  # seconds until the next batch of trimming; None: all is trimmed
         self._checkpoint_due = False
         self._threshold = CHECKPOINT_PAGES
-        self._quiet_until = 0.0
+        self._quiet_until = 0.0  # a large -wal is not reported before that
         self._stopping = False
         self._ended = False
         self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -219,7 +219,8 @@ class Keeper:
                 if self._stopped_within(RETRY_PAUSE):
                     self._refuse_jobs()
                 # Who waits for a job learns what is wrong, or, where that may pass, that its time is over.
-                self._do_jobs(partial(_fail, error) if isinstance(error, LASTING) else _locked)
+                why = error if isinstance(error, LASTING) else Locked("The keeper has no connection.")
+                self._do_jobs(partial(_fail, why))
                 if self._ended:
                     break
         with self._working:
@@ -372,10 +373,6 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:  # deleted: the next inspection will say so
         return 0
-
-
-def _locked(sql: str, parameters: Sequence[Any]) -> list[Any]:
-    raise Locked("The keeper has no connection.")
 
 
 def _fail(error: Exception, sql: str, parameters: Sequence[Any]) -> list[Any]:

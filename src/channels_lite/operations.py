@@ -12,7 +12,7 @@ from django.db.migrations import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from channels_lite import legacy, link, schema, statements, targets
+from channels_lite import diagnosis, legacy, link, schema, statements, targets
 
 
 class _OnDatabase(Operation):
@@ -89,7 +89,7 @@ class ApplySchema(_OnDatabase):
         try:
             schema.reach(schema.executor(connection), schema.steps(), self.version)
         except apsw.Error as error:
-            raise schema.describe(path, error) from error
+            raise diagnosis.refusal(path, error) from error
         finally:
             connection.close()
 

@@ -15,7 +15,7 @@ import apsw
 import django.db
 
 from channels_lite import diagnosis, guard
-from channels_lite.errors import ChannelsLiteError, SchemaError
+from channels_lite.errors import SchemaError
 
 if sys.platform != "win32":
     import fcntl
@@ -282,7 +282,7 @@ def connect(path: str, *, create_file: bool = True) -> guard.Connection:
     except OSError as error:
         raise diagnosis.refusal_by_system(path, error) from error
     except apsw.Error as error:
-        raise describe(path, error) from error
+        raise diagnosis.refusal(path, error) from error
 
 
 def _read_only(path: str) -> guard.Connection:
@@ -336,8 +336,3 @@ def _switch_to_wal(connection: apsw.Connection) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def describe(path: str, error: apsw.Error) -> ChannelsLiteError:
-    """The SchemaError, or DiskFull, that says what an apsw error means for this file."""
-    return diagnosis.refusal(path, error)

@@ -1,6 +1,5 @@
 """The statements of the running layer. Together with ``sql/``, all the SQL there is."""
 
-import contextlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -271,15 +270,8 @@ def claim_queue(
         return []
     if within:
         return _claim_queue(execute, prefix, queue, before)
-    execute("BEGIN IMMEDIATE", ())
-    try:
-        rows = _claim_queue(execute, prefix, queue, before)
-        execute("COMMIT", ())
-    except BaseException:
-        with contextlib.suppress(Exception):  # SQLite has done it already after some errors
-            execute("ROLLBACK", ())
-        raise
-    return rows
+    with transaction(execute):
+        return _claim_queue(execute, prefix, queue, before)
 
 
 def _claim_queue(execute: Execute, prefix: str, queue: str, before: Callable[[], object]) -> list[Claimed]:

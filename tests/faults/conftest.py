@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.layers.core import SQLiteChannelLayer
 from tests.faults.checker import Verdict, judge
 from tests.faults.log import Event, Log, Record, read
 from tests.journal import keep_a_wal
@@ -174,6 +178,36 @@ def kind(request: pytest.FixtureRequest, path: str) -> str:
     if request.param == "core":
         keep_a_wal(path)
     return str(request.param)
+
+
+@contextlib.asynccontextmanager
+async def open_layer(kind: str, path: str, alias: str) -> AsyncIterator[Any]:
+    """Such a layer in this process, which is open."""
+    layer = SQLiteChannelLayer(database=alias) if kind == "core" else AIOSQLiteChannelLayer(path=path)
+    await layer.group_discard("nothing", "nobody")
+    yield layer
+    await layer.close()
+    await sync_to_async(connections.close_all)()
+    await asyncio.sleep(0)
+
+
+async def run_module(
+    environment: dict[str, str], *arguments: str, patience: float = PATIENCE
+) -> tuple[int | None, bytes, bytes]:
+    """Run Python with these arguments to its end: its exit code, and what it wrote to output and error."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *arguments),
+        cwd=ROOT,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), patience)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    return process.returncode, output, errors
 
 
 def environment(kind: str, path: str, options: dict[str, Any]) -> dict[str, str]:

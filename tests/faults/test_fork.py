@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -15,33 +14,17 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import PATIENCE, environment
+from tests.faults.conftest import PATIENCE, environment, integrity, run_module
 from tests.processes.conftest import ROOT
-
-
-def is_whole(path: str) -> bool:
-    """Whether SQLite finds nothing wrong with the file."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 async def test_multiprocessing(kind: str, path: str, method: str) -> None:
     """Children and parent talk to each other, whose traffic goes on; nobody is called as another is."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.faults.family", method),
-        cwd=ROOT,
-        env=environment(kind, path, {}),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    assert (process.returncode, output) == (0, b"[0, 0, 0, 0] True\n"), errors.decode()
-    assert is_whole(path)
+    ours = environment(kind, path, {})
+    code, output, errors = await run_module(ours, "-m", "tests.faults.family", method)
+    assert (code, output) == (0, b"[0, 0, 0, 0] True\n"), errors.decode()
+    assert integrity(path) == "ok"
 
 
 class Server:
@@ -129,4 +112,4 @@ async def test_gunicorn(server: Server, path: str, tmp_path: Path) -> None:
     server.process.terminate()
     assert await asyncio.wait_for(server.process.wait(), PATIENCE) == 0
     assert "Traceback" not in server.log.read_text(), server.log.read_text()
-    assert is_whole(path)
+    assert integrity(path) == "ok"

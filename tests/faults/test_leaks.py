@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.conftest import environment
+from tests.faults.conftest import environment, run_module
 from tests.faults.sizes import BOUND
 from tests.journal import keep_a_wal
-from tests.processes.conftest import ROOT
 
 PATIENCE = 120.0  # seconds until one of these processes is given up
 # What is remembered up to a bound; it is within the bound, and else nothing may grow.
@@ -23,19 +21,9 @@ MEMORY = 4 * 1024**2  # bytes that the process may grow by: half a kilobyte for 
 
 async def sizes(which: str, kind: str, path: str, **options: Any) -> list[dict[str, int]]:
     """What ``tests.faults.ends`` reports."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "tests.faults.ends", which),
-        cwd=ROOT,
-        env=environment(kind, path, options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    assert (process.returncode, errors) == (0, b""), errors.decode()
+    ours = environment(kind, path, options)
+    code, output, errors = await run_module(ours, "-W", "error", "-m", "tests.faults.ends", which, patience=PATIENCE)
+    assert (code, errors) == (0, b""), errors.decode()
     return list(json.loads(output))
 
 

@@ -9,13 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
-from django.db import connections
 
 from channels_lite import keeper
-from channels_lite.layers.aio import AIOSQLiteChannelLayer
-from channels_lite.layers.core import SQLiteChannelLayer
-from tests.faults.conftest import PATIENCE
+from tests.faults.conftest import PATIENCE, open_layer
 from tests.patience import until
 
 READER = """
@@ -32,12 +28,8 @@ TEXT = "x" * 400_000
 @pytest.fixture
 async def layer(kind: str, path: str, alias: str) -> AsyncIterator[Any]:
     """A layer of each kind."""
-    layer = SQLiteChannelLayer(database=alias) if kind == "core" else AIOSQLiteChannelLayer(path=path)
-    await layer.group_discard("nothing", "nobody")
-    yield layer
-    await layer.close()
-    await sync_to_async(connections.close_all)()
-    await asyncio.sleep(0)
+    async with open_layer(kind, path, alias) as layer:
+        yield layer
 
 
 @contextlib.asynccontextmanager

@@ -9,17 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
-from django.db import connections
 
 from channels_lite import inbox
 from channels_lite.django_database import Own
 from channels_lite.inbox import Inbox
 from channels_lite.keeper import Keeper
-from channels_lite.layers.aio import AIOSQLiteChannelLayer
-from channels_lite.layers.core import SQLiteChannelLayer
 from channels_lite.watcher import Watcher, Watchers
-from tests.faults.conftest import PATIENCE, Process, Start
+from tests.faults.conftest import PATIENCE, Process, Start, open_layer
 from tests.needs import need
 from tests.patience import until
 
@@ -29,12 +25,8 @@ POLLS = 3  # within so many polls a message is received, however slow the machin
 @pytest.fixture
 async def layer(kind: str, path: str, alias: str) -> AsyncIterator[Any]:
     """A layer of each kind in this process, to which faults happen."""
-    layer = SQLiteChannelLayer(database=alias) if kind == "core" else AIOSQLiteChannelLayer(path=path)
-    await layer.group_discard("nothing", "nobody")
-    yield layer
-    await layer.close()
-    await sync_to_async(connections.close_all)()
-    await asyncio.sleep(0)
+    async with open_layer(kind, path, alias) as layer:
+        yield layer
 
 
 @pytest.fixture

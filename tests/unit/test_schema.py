@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 import pytest
 
-from channels_lite import cli, schema
+from channels_lite import cli, diagnosis, schema
 from channels_lite.errors import SchemaError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 
@@ -497,4 +497,4 @@ def test_locked_database(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(path) as execute, pytest.raises(apsw.BusyError) as caught:
             schema.apply(execute, STEPS)
         other("ROLLBACK")
-    assert "is locked by another process" in str(schema.describe(path, caught.value))
+    assert "is locked by another process" in str(diagnosis.refusal(path, caught.value))

@@ -26,9 +26,9 @@ from channels_lite.watcher import Watchers
 
 D = TypeVar("D", bound=Database)
 
-WAITING = "The channel layer was closed while receive() was waiting."
 logger = logging.getLogger("channels_lite.config")
 
+WAITING = "The channel layer was closed while receive() was waiting."
 SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: half the expiry, within these bounds
 
 _layers: "weakref.WeakSet[OpenableLayer[Any]]" = weakref.WeakSet()
