@@ -14,11 +14,12 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 
 from channels_lite import diagnosis, keeper, schema, store
 from channels_lite.config import MEMORY
-from channels_lite.database import Database, acquire, known_as
+from channels_lite.database import Database, Rules, acquire, known_as
 from channels_lite.errors import PASSING, ChannelsLiteError, LayerClosed, Locked
 from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
+from channels_lite.page import Rows
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class ApswDatabase(Database):
         self._lock = threading.RLock()
         self._inserted: list[int] = []  # what the update hook heard since the write began
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
+        self._rows = Rows()  # of the running write
         self._generation = 0  # of the connection: a new one counts its data_version anew
         self._use(_connect(path))
         if not self.in_memory:
@@ -67,7 +69,7 @@ class ApswDatabase(Database):
         self._generation += 1
         self._connection.set_update_hook(self._updated)
         self._connection.set_wal_hook(self._committed)
-        self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 2)
+        self._connection.create_scalar_function("channels_lite_capacity", self._capacity, 3)
         self.files = None if self.in_memory else Files(self.path)
 
     def _hang_bell(self) -> None:
@@ -90,9 +92,9 @@ class ApswDatabase(Database):
         return apsw.SQLITE_OK
 
     def _capacity(self, *arguments: Any) -> int | None:
-        layer, channel = arguments
+        layer, channel, shared = arguments
         self._considered.append(channel)
-        return self.capacity(layer, channel)
+        return self.capacity(layer, channel, shared, self._rows)
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         try:
@@ -125,7 +127,10 @@ class ApswDatabase(Database):
                 raise outcome
             return outcome
         with self._lock:
-            sent = self._run(write)
+            try:
+                sent = self._run(write)
+            finally:
+                self._rows.end()
         if sent.queues:
             self.announce(prefix, sent.queues)
         return sent
@@ -145,6 +150,8 @@ class ApswDatabase(Database):
                 if self._connection.in_transaction:
                     self._execute("ROLLBACK", ())
                 raise
+            finally:
+                self._rows.end()
         # Each queue as often as it got a message: one receiver is woken each time.
         self.announce(prefix, [queue for sent in outcomes if isinstance(sent, Sent) for queue in sent.queues])
         return outcomes
@@ -396,7 +403,7 @@ def _connect(path: str) -> apsw.Connection:
     return connection
 
 
-def open_file(path: str, layer: object, rules: Callable[[str], int | None]) -> ApswDatabase:
+def open_file(path: str, layer: object, rules: Rules) -> ApswDatabase:
     """The database at this path, opened if this process has not opened it yet.
 
     Does I/O and waits: not for a loop's thread, except for ``:memory:``, where every layer has a database of its own.

@@ -14,9 +14,12 @@ from channels_lite.bell import Bell, Listener
 from channels_lite.errors import LASTING, ChannelsLiteError, Locked
 from channels_lite.files import Files
 from channels_lite.keeper import Connection, Keeper
+from channels_lite.page import Rows
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
+Rules = Callable[[str, bool, Rows], int | None]
+"""A layer's answer to channels_lite_capacity(): of which channel, for a message to several, and what it is part of."""
 
 logger = logging.getLogger("channels_lite.database")
 
@@ -35,7 +38,7 @@ class Database(abc.ABC):
         self._lost: list[str] = []  # those of them that were gone at the last inspection
         self.files: Files | None = None
         """Those that are open; None in memory."""
-        self._rules: dict[int, weakref.WeakMethod[Callable[[str], int | None]]] = {}
+        self._rules: dict[int, weakref.WeakMethod[Rules]] = {}
         self._forgotten: dict[int, weakref.finalize[..., Any]] = {}
         self._aside = threading.Lock()  # held while a job has a connection of its own
         self._layers: tuple[weakref.ref[Any], ...] = ()  # replaced, never changed: read without a lock
@@ -47,7 +50,7 @@ class Database(abc.ABC):
         except OSError as error:
             raise diagnosis.refusal_of_bell(self.path, error) from error
 
-    def enlist(self, layer: object, rules: Callable[[str], int | None]) -> None:
+    def enlist(self, layer: object, rules: Rules) -> None:
         """Let a layer hear what is announced. If it is forgotten without ``dismiss``, that is noticed too.
 
         ``rules`` is a method of the layer: the capacity of a channel's queue, for ``capacity``.
@@ -66,10 +69,10 @@ class Database(abc.ABC):
         self._rules = {number: rules for number, rules in self._rules.items() if rules() is not None}
         return not self._layers
 
-    def capacity(self, layer: int, channel: str) -> int | None:
-        """What channels_lite_capacity(id(layer), channel) in SQL answers: the rules of that layer."""
+    def capacity(self, layer: int, channel: str, shared: bool, rows: Rows) -> int | None:
+        """What channels_lite_capacity(id(layer), channel, shared) in SQL answers: the rules of that layer."""
         rules = self._rules[layer]()
-        return None if rules is None else rules(channel)
+        return None if rules is None else rules(channel, shared, rows)
 
     def announce(self, prefix: str, queues: Iterable[str], *, abroad: bool = True) -> None:
         """After a commit: wake who waits on these queues, here and, unless all are this process's own, elsewhere."""
@@ -206,9 +209,7 @@ _databases: set[Database] = set()  # all of them, those that nobody can share to
 _opening = threading.Lock()
 
 
-def acquire(
-    find: Callable[[], Hashable], make: Callable[[], D], layer: object, rules: Callable[[str], int | None]
-) -> D:
+def acquire(find: Callable[[], Hashable], make: Callable[[], D], layer: object, rules: Rules) -> D:
     """The database that ``find`` names, made if this process has none; None: one that nobody shares.
 
     ``find`` is asked again after ``make``, which may have made the file. Does I/O and waits.

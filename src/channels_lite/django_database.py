@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from channels_lite import config, diagnosis, schema, store
-from channels_lite.database import Database, acquire
+from channels_lite.database import Database, Rules, acquire
 from channels_lite.errors import (
     ChannelsLiteError,
     ConfigError,
@@ -260,7 +260,7 @@ class DjangoDatabase(Database):
         self._aside.release()
 
 
-def open_alias(alias: str, path: str, layer: object, rules: Callable[[str], int | None]) -> DjangoDatabase:
+def open_alias(alias: str, path: str, layer: object, rules: Rules) -> DjangoDatabase:
     """The database of this alias, opened if this process has not opened it yet. Does I/O unless it is in memory."""
     key = key_of(alias, path)
     return acquire(lambda: key, lambda: DjangoDatabase(alias, key[2]), layer, rules)

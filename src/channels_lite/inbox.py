@@ -5,7 +5,8 @@ that process: in its socket it is as safe as on the disk, and a transaction each
 
 Beside the database is a folder with two files for each inbox: the socket, and a page of shared memory, in which the
 receiver says for how many messages it has room. Who sends does it under a lock on that page, so that never more than
-this are under way, and none after the inbox was closed.
+this are under way, and none after the inbox was closed. What is sent as a row all the same is counted there, too: each
+channel has its capacity, wherever its messages are.
 """
 
 import contextlib
@@ -18,17 +19,19 @@ import time
 
 from channels_lite.datagram import MOST_BYTES
 from channels_lite.page import (
-    FULLEST,
     HIGHEST,
     PATIENCE,
+    PATIENT_TRIES,
     SOCKET,
     TAKEN,
+    TRIES,
     at,
     folder_of,
     give,
     mark,
     new_page,
     path_of,
+    places,
     remove,
     remove_if_dead,
 )
@@ -56,7 +59,8 @@ class Inbox:
         self._awaited = -1  # how many had been counted when the last of them was not there yet
         self._again = 0.0  # when the lock is tried again
         self._half = -1  # half of what was in the fullest mailbox when that was decided
-        self._fullest, self._mark = "", 0  # the name of that mailbox, and what stands for it on the page
+        self._places: dict[str, tuple[int, int]] = {}  # name of a mailbox -> its place on the page, its mark
+        self._names: dict[int, str] = {}  # the other way round
         folder = _folder(database)
         self._path = path_of(folder, prefix, owner)
         owned = os.stat(database)  # who may use the database may send
@@ -66,7 +70,8 @@ class Inbox:
             at(self._path + SOCKET, self._socket.bind)
             undo.callback(remove, self._path)
             give(self._path + SOCKET, owned)
-            self._page = new_page(self._path, owned)
+            self.page = new_page(self._path, owned)
+            self.numbers = self.page.numbers
             undo.pop_all()
 
     @property
@@ -81,7 +86,7 @@ class Inbox:
     @property
     def is_behind(self) -> bool:
         """Whether something has been sent that has not been delivered."""
-        return self._page.taken != self._delivered
+        return self.page.taken != self._delivered
 
     @property
     def is_low(self) -> bool:
@@ -91,15 +96,32 @@ class Inbox:
     @property
     def is_at_rest(self) -> bool:
         """Neither of both."""
-        return self._page.numbers[TAKEN] == self._delivered and self.left > self._low
+        return self.page.numbers[TAKEN] == self._delivered and self.left > self._low
 
-    def hold(self, name: str, number: int) -> None:
-        """Let it be known which mailbox has the most, a channel's or a queue's, and how much."""
-        if name != self._fullest:
-            self._fullest, self._mark = name, mark(name)
-        self._page.numbers[FULLEST] = number << 32 | self._mark
-        if number <= self._half:  # there may be more room
+    def hold(self, name: str, number: int, most: int) -> None:
+        """Let it be known how much is in a mailbox, a channel's or a queue's; ``most``: in the fullest one."""
+        try:
+            place, its_mark = self._places[name]
+        except KeyError:
+            self._settle(name, number)
+        else:
+            self.numbers[place] = number << 32 | its_mark
+        if most <= self._half:  # there may be more room
             self._low = self.left
+
+    def _settle(self, name: str, number: int) -> None:
+        """As ``hold``, for a mailbox without a place: it gets an empty one's, if others do not have all that are near.
+
+        Those that find none are taken for empty, until they find one: rows may then fill them a second time.
+        """
+        its_mark = mark(name)
+        for place in places(its_mark):
+            if self.numbers[place] >> 32 == 0:
+                self._places.pop(self._names.get(place, ""), None)
+                self._names[place] = name
+                self._places[name] = place, its_mark
+                self.numbers[place] = number << 32 | its_mark
+                return
 
     def collect(self, *, all_of_it: bool = False) -> list[bytes]:
         """Take out what has been counted; call ``delivered`` when that has been delivered.
@@ -108,11 +130,11 @@ class Inbox:
         """
         datagrams: list[bytes] = []
         try:
-            while all_of_it or not datagrams or self._read != self._page.taken:
+            while all_of_it or not datagrams or self._read != self.page.taken:
                 datagrams.append(self._socket.recv(MOST_BYTES))
                 self._read = self._read + 1 & HIGHEST
         except BlockingIOError:
-            self._check_count(self._page.taken, bool(datagrams))
+            self._check_count(self.page.taken, bool(datagrams))
         self.left -= len(datagrams)
         return datagrams
 
@@ -126,43 +148,51 @@ class Inbox:
             self._awaited = taken
 
     def delivered(self) -> None:
-        """What was collected has been delivered, and what ``hold`` was told takes it into account."""
-        self._delivered = self._read
-        self._page.read(self._read)
+        """One of those that were collected has been delivered, and what ``hold`` was told takes it into account."""
+        self._delivered = self._delivered + 1 & HIGHEST
+        self.page.read(self._delivered)
 
-    def make_room(self, room: int, most: int) -> list[bytes]:
+    def all_delivered(self) -> None:
+        """As ``delivered``, for all of them, and for what was counted and never came."""
+        self._delivered = self._read
+        self.page.read(self._read)
+
+    def make_room(self, room: int, most: int, *, patient: bool = False) -> list[bytes]:
         """Let others send so many messages more; returns what has come meanwhile, as ``collect``.
 
-        ``most``: what is in the fullest mailbox.
+        ``most``: what is in the fullest mailbox. ``patient``: try for longer, up to a millisecond.
         """
         self._half = most // 2 if most or not room else -1
-        if time.monotonic() < self._again:
+        if time.monotonic() < self._again and not patient:
             return []
-        if not self._page.acquire():  # who has it may have been stopped: that must not hold up each receive()
+        # Who has the lock may have been stopped: that must not hold up each receive().
+        if not self.page.acquire(PATIENT_TRIES if patient else TRIES):
             self._low, self._again = self.left, time.monotonic() + BUSY
             return []
         try:
             datagrams = self.collect(all_of_it=True)  # now nothing is under way
-            self._read = self._page.taken  # a sender that was killed may have counted one without sending it
-            self.left = self._page.room = max(0, room - len(datagrams)) if self._page.is_open else 0
+            self._read = self.page.taken  # a sender that was killed may have counted one without sending it
+            self.page.forget_row()
+            self.page.claimed = 0
+            self.left = self.page.room = max(0, room - len(datagrams)) if self.page.is_open else 0
             self._low = self.left // 2 if self.left else -1  # without room, wait until somebody receives
         finally:
-            self._page.release()
+            self.page.release()
         return datagrams
 
     def shut(self) -> None:
         """Let nobody send any more. Not for a loop's thread: it waits for who is just doing so."""
         deadline = time.monotonic() + CLOSING
-        while not (acquired := self._page.acquire()) and time.monotonic() < deadline:
+        while not (acquired := self.page.acquire()) and time.monotonic() < deadline:
             time.sleep(PATIENCE)
-        self._page.shut()
+        self.page.shut()
         if acquired:
-            self._page.room = 0
-            self._page.release()
+            self.page.room = 0
+            self.page.release()
 
     def discard(self) -> None:
         """Remove it with all that is in it, when nobody can receive any more."""
-        self._page.shut()
+        self.page.shut()
         remove(self._path)
         self._socket.close()
 

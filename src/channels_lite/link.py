@@ -14,6 +14,7 @@ from django.db.backends.signals import connection_created
 from channels_lite import config, store
 from channels_lite.database import Database, find
 from channels_lite.errors import ConfigError
+from channels_lite.page import Rows
 from channels_lite.schema import Execute
 
 
@@ -29,8 +30,9 @@ class Link:
         self._settled = False
         self._inserted: list[tuple[str, str]] = []  # prefix and queue of what the running statement inserted
         self._sent: list[tuple[str, str]] = []  # and of what it had inserted when it was done
-        self._considered: list[str] = []  # channels whose capacity the running group_send asked for
-        raw.create_function("channels_lite_capacity", 2, self._capacity)
+        self._considered: list[str] = []  # channels whose capacity the running statement asked for
+        self._rows = Rows()  # that it sends
+        raw.create_function("channels_lite_capacity", 3, self._capacity)
         raw.create_function("channels_lite_inserted", 2, self._insert)
 
     def settle(self, connection: BaseDatabaseWrapper) -> None:
@@ -72,13 +74,16 @@ class Link:
     ) -> tuple[list[tuple[str, str]], list[str]]:
         """Run a function of ``store`` that sends: prefix and queue of what went in, and the channels considered."""
         self._inserted, self._sent, self._considered = [], [], []
-        operation(execute, *arguments)
+        try:
+            operation(execute, *arguments)
+        finally:
+            self._rows.end()
         return self._inserted or self._sent, self._considered
 
-    def _capacity(self, layer: int, channel: str) -> int | None:
+    def _capacity(self, layer: int, channel: str, shared: bool) -> int | None:
         self._considered.append(channel)
         database = self._database()
-        return None if database is None else database.capacity(layer, channel)
+        return None if database is None else database.capacity(layer, channel, shared, self._rows)
 
     def _insert(self, prefix: str, queue: str) -> None:
         # Runs before the commit, perhaps for a row that is rolled back: only take note.

@@ -87,8 +87,11 @@ class Mailboxes:
         self._top = ""  # the channel, or the queue, that has the most, as far as is known without looking at all
         self.most = 0
         """How much it has."""
-        self.report: Callable[[str, int], None] | None = None
-        """Is told both when they change. When ``most`` is less than before, another one may have more: see ``rank``."""
+        self.report: Callable[[str, int, int], None] | None = None
+        """Is told of a channel or a queue how much it has, and ``most``, when that changes.
+
+        When ``most`` is less than before, another one may have more: see ``rank``.
+        """
 
     def take_or_wait(self, channel: str, queue: str) -> Item | Waiter:
         """Take the oldest item that is parked for the channel, or register a waiter of the running loop.
@@ -167,7 +170,7 @@ class Mailboxes:
             if parked and not counted and not self._is_received_from(queue):
                 shared = self._unasked.setdefault(queue, deque())
                 shared.append(item)
-                self._grow(queue, len(shared))
+                self._tell(queue, len(shared))
         return full
 
     def give(self, waiter: Waiter, item: Item, *, lent: bool = False) -> bool:
@@ -204,14 +207,24 @@ class Mailboxes:
     def park(self, channel: str, item: Item) -> None:
         """Keep an item in front for the channel's next receiver in this process."""
         with self._lock:
-            self._parked.setdefault(channel, deque()).appendleft(item)
+            self._put_in_front(channel, item)
+
+    def withdraw(self, queue: str, channel: str, item: Item) -> bool:
+        """Take back an item that was handed to this channel; False where nobody is without it any more."""
+        with self._lock:
+            found = _without(self._parked, channel, item)
+            if found:
+                self._tell(channel, len(self._parked.get(channel, ())))
+                if _without(self._unasked, queue, item):
+                    self._tell(queue, len(self._unasked.get(queue, ())))
+            return found
 
     def take(self, channel: str) -> list[Item]:
         """Take out all that is parked for a channel, oldest first."""
         with self._lock:
             self._take_out_abandoned()
             items = self._parked.pop(channel, ())
-            self._shrink(channel, 0)
+            self._tell(channel, 0)
             return list(items)
 
     def loop_waiting_on(self, queue: str) -> asyncio.AbstractEventLoop | None:
@@ -245,7 +258,7 @@ class Mailboxes:
         """How much the one has that has the most, now that all are looked at."""
         with self._lock:
             counts = [(name, len(items)) for held in (self._unasked, self._parked) for name, items in held.items()]
-            self._rank(*max(counts, key=itemgetter(1), default=("", 0)))
+            self._top, self.most = max(counts, key=itemgetter(1), default=("", 0))
             return self.most
 
     def all_wait_in(self, loop: asyncio.AbstractEventLoop | None) -> bool:
@@ -258,25 +271,27 @@ class Mailboxes:
             self._take_out_abandoned()
             for queue in list(self._unasked):
                 if _split(self._unasked, queue, now):
-                    self._shrink(queue, len(self._unasked.get(queue, ())))
+                    self._tell(queue, len(self._unasked.get(queue, ())))
             names = list(self._parked) if channels is None else channels
             expired = [(channel, item) for channel in names for item in _split(self._parked, channel, now)]
             for channel, _ in expired:
-                self._shrink(channel, len(self._parked.get(channel, ())))
+                self._tell(channel, len(self._parked.get(channel, ())))
             return expired
 
-    def expire_most(self, now: int) -> list[tuple[str, Item]]:
-        """As ``expire``, for the one that has the most."""
+    def expire_full(self, now: int, least: int) -> list[tuple[str, Item]]:
+        """As ``expire``, for those that have at least so many."""
         with self._lock:
-            return self.expire(now, [self._top] if self._top in self._parked else None)
+            return self.expire(now, [name for name, items in self._parked.items() if len(items) >= least])
 
     def clear(self) -> None:
         """Throw all parked items away; those who wait go on waiting."""
         with self._lock:
             self._take_out_abandoned()
+            names = [*self._parked, *self._unasked]
             self._parked.clear()
             self._unasked.clear()
-            self._shrink(self._top, 0)
+            for name in names:
+                self._tell(name, 0)
 
     def fail(self, error: Exception, queue: str | None = None) -> None:
         """End every waiter on this queue, or on any, with an error."""
@@ -293,24 +308,17 @@ class Mailboxes:
     def _ask(self, queue: str) -> None:
         """Somebody receives from this queue."""
         if self._unasked and self._unasked.pop(queue, None) is not None:
-            self._shrink(queue, 0)
+            self._tell(queue, 0)
 
-    def _grow(self, name: str, count: int) -> None:
-        if count > self.most:
-            self._rank(name, count)
-
-    def _shrink(self, name: str, count: int) -> None:
-        if name == self._top:
-            self._rank(name, count)
-
-    def _rank(self, name: str, count: int) -> None:
-        self._top, self.most = name, count
+    def _tell(self, name: str, count: int) -> None:
+        if count > self.most or name == self._top:
+            self._top, self.most = name, count
         if self.report is not None:
-            self.report(name, count)
+            self.report(name, count, self.most)
 
     def _unpark(self, channel: str, parked: deque[Item]) -> Item:
         item = parked.popleft()
-        self._shrink(channel, len(parked))
+        self._tell(channel, len(parked))
         if not parked:
             del self._parked[channel]
         return item
@@ -327,7 +335,7 @@ class Mailboxes:
         if parked is None:
             parked = self._parked[channel] = deque()
         parked.append(item)
-        self._grow(channel, len(parked))
+        self._tell(channel, len(parked))
         return True
 
     def _hand_over(self, channel: str, item: Item, here: asyncio.AbstractEventLoop | None) -> bool:
@@ -360,7 +368,12 @@ class Mailboxes:
             if waiter.woken:
                 self._wake(waiter.channel, 1)
         elif not waiter.lent and not self._hand_over(waiter.channel, waiter.item, running_loop()):
-            self._parked.setdefault(waiter.channel, deque()).appendleft(waiter.item)
+            self._put_in_front(waiter.channel, waiter.item)
+
+    def _put_in_front(self, channel: str, item: Item) -> None:
+        parked = self._parked.setdefault(channel, deque())
+        parked.appendleft(item)
+        self._tell(channel, len(parked))
 
     def _wake(self, channel: str, count: int) -> bool:
         left = count
@@ -410,6 +423,18 @@ class Mailboxes:
 
 def _has_room(items: deque[Item] | None, limit: int | None) -> bool:
     return limit is None or (len(items) if items else 0) < limit
+
+
+def _without(items: dict[str, deque[Item]], name: str, item: Item) -> bool:
+    """Take this very item out of what is under its name; whether it was there."""
+    kept = deque(other for other in items.get(name, ()) if other is not item)
+    if len(kept) == len(items.get(name, ())):
+        return False
+    if kept:
+        items[name] = kept
+    else:
+        del items[name]
+    return True
 
 
 def _split(items: dict[str, deque[Item]], name: str, now: int) -> list[Item]:

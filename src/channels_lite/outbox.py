@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Collection
 
 from channels_lite.datagram import MOST_BYTES, Handed, pack, pack_flush
-from channels_lite.page import PATIENCE, SOCKET, connect, folder_of, open_page, path_of, remove_if_dead
+from channels_lite.page import ANY, PATIENCE, SOCKET, connect, folder_of, open_page, path_of, remove_if_dead
 
 logger = logging.getLogger("channels_lite.inbox")
 
@@ -22,40 +22,38 @@ class Outbox:
     """The way into another layer's inbox; OSError or ValueError where there is none."""
 
     def __init__(self, path: str) -> None:
-        self._page = open_page(path)
+        self.page = open_page(path)
         self._socket = connect(path + SOCKET)
         weakref.finalize(self, self._socket.close)  # by then no thread uses it any more
 
     @property
     def is_open(self) -> bool:
         """Whether its receiver has not closed it."""
-        return self._page.is_open
+        return self.page.is_open
 
-    def held(self, *names: str) -> int:
-        """How much of the capacity of a channel there, or of its queue, is taken by what is not in the database."""
-        return self._page.held(*names)
-
-    def send(self, datagram: bytes, *, always: bool = False) -> bool:
+    def send(self, datagram: bytes, mark: int = ANY, quiet: int | None = None) -> bool:
         """Hand a message over; False where it is not possible just now. ConnectionError: nobody is there.
 
-        ``always``: also where no more messages are allowed.
+        ``mark``: of its channel. ``quiet``: of the page, before it was known that no rows come first. Without, it is
+        handed over past all rows and whether it is allowed or not.
         """
-        if not self._page.acquire():
+        page = self.page
+        if not page.acquire():
             return False
         try:
-            return (self._page.room > 0 or always) and self._send(datagram)
+            return (quiet is None or (page.room > 0 and page.quiet == quiet)) and self._send(datagram, mark)
         finally:
-            self._page.release()
+            page.release()
 
-    def _send(self, datagram: bytes) -> bool:
+    def _send(self, datagram: bytes, mark: int) -> bool:
         # Counted first: on a core that both share, the receiver goes on before send() returns.
-        self._page.count()
+        self.page.count(mark)
         try:
             self._socket.send(datagram)
         except OSError as error:
             if _is_foreign(error):
                 raise
-            self._page.uncount()
+            self.page.uncount()
             if isinstance(error, BlockingIOError):
                 return False
             raise
@@ -87,7 +85,7 @@ def flush(database: str, prefix: str, own: Collection[str]) -> None:
 def _flush(path: str, word: bytes) -> bool:
     """Whether the inbox has got the word, or is none."""
     try:
-        return Outbox(path).send(word, always=True)
+        return Outbox(path).send(word)
     except (ConnectionRefusedError, FileNotFoundError):  # its process has ended
         return True
     except (OSError, ValueError) as error:
@@ -113,13 +111,13 @@ class Outboxes:
             return None
         return outbox
 
-    def send(self, outbox: Outbox, message: Handed) -> bool:
-        """Hand a message over; False where it has to go another way."""
+    def send(self, outbox: Outbox, message: Handed, mark: int, quiet: int) -> bool:
+        """Hand a message over, as ``Outbox.send``; False where it has to go another way."""
         datagram = pack(message)
         if len(datagram) > MOST_BYTES:
             return False
         try:
-            return outbox.send(datagram)
+            return outbox.send(datagram, mark, quiet)
         except OSError as error:
             if _is_foreign(error):
                 raise

@@ -1,4 +1,4 @@
-"""The files of an inbox: a socket, and a page of shared memory that says how many messages may be sent to it."""
+"""The files of an inbox: a socket, and a page of shared memory with what its owner and those who send must agree on."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 if sys.platform != "win32":  # where there are no inboxes
     import fcntl
@@ -18,13 +18,22 @@ if sys.platform != "win32":  # where there are no inboxes
 PATIENCE = 0.001  # seconds that a thread waits for others of its process
 
 TRIES = 20  # for the lock of a page: about 20 us, four times as long as a sender has it
+PATIENT_TRIES = 200  # of who sends a row, and lets others have the processor in between
 
 SOCKET = ".socket"  # the ending of a socket's name; the page has none
-SIZE = mmap.PAGESIZE
+SIZE = 48 * 1024
 HIGHEST = 2**64 - 1  # on a page; counting goes on at 0, so that a number that somebody spoilt fails nobody
 # What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
-# received; how many messages are in the mailbox that has the most, times 2**32, plus the mark of its channel or queue.
-OPEN, GIVEN, TAKEN, READ, FULLEST = range(5)
+# received; how often sending a row was begun or ended; how many rows have been claimed, and are not in mailboxes yet.
+OPEN, GIVEN, TAKEN, READ, ROWS, CLAIMED = range(6)
+# Then come the places of mailboxes: how many messages are in one, times 2**32, plus the mark of its channel or queue.
+FIRST_PLACE = 8
+PLACES = 4096
+NEAR = 8  # places, one after the other, where a mailbox may be
+# And then, in numbers of four bytes, the mark of each message's channel, by the number that it was sent as.
+FIRST_MARK = 2 * (FIRST_PLACE + PLACES)
+MARKS = 2048
+ANY = 0  # the mark of a message to several
 
 
 def folder_of(database: str) -> str:
@@ -45,8 +54,11 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.numbers = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
+        shared = memoryview(mmap.mmap(fd, SIZE))
+        self.numbers = shared.cast("Q")
+        self._marks = shared.cast("I")[FIRST_MARK : FIRST_MARK + MARKS]
         self._lock = threading.Lock()  # between the threads of a process: the system's lock is all of theirs
+        self._locked = False  # by who sends a row
         weakref.finalize(self, os.close, fd)  # by then no thread uses it any more
 
     @property
@@ -63,9 +75,11 @@ class Page:
         """How many messages have been sent, or are just being sent."""
         return self.numbers[TAKEN]
 
-    def count(self) -> None:
-        """Under the lock: one more is being sent."""
-        self.numbers[TAKEN] = self.numbers[TAKEN] + 1 & HIGHEST
+    def count(self, mark: int) -> None:
+        """Under the lock: one more is being sent, to the channel with this mark."""
+        taken = self.numbers[TAKEN]
+        self._marks[taken % MARKS] = mark
+        self.numbers[TAKEN] = taken + 1 & HIGHEST
 
     def uncount(self) -> None:
         """Under the lock: it was not."""
@@ -84,21 +98,87 @@ class Page:
         """Let it be known how many have been received."""
         self.numbers[READ] = number
 
-    def held(self, *names: str) -> int:
-        """How much is under way, or in the mailbox of one of these if it is the one that has the most."""
-        # In this order: a receiver says first what it holds, then that it has read it.
-        under_way = max(0, _ahead(self.numbers[TAKEN], self.numbers[READ]))
-        number, fullest = divmod(self.numbers[FULLEST], 1 << 32)
-        return under_way + (number if fullest in map(mark, names) else 0)
+    # Rows. Who sends one holds the database's write lock, so that there is one at a time, and so does who claims some.
 
-    def acquire(self) -> bool:
+    @property
+    def quiet(self) -> int | None:
+        """What is another number when rows have come or gone since; None while they do.
+
+        What is handed over and takes no account of rows is right if this was a number before it was known that there
+        are none, and is the same number afterwards.
+        """
+        rows = self.numbers[ROWS]
+        return None if rows & 1 or self.numbers[CLAIMED] else rows
+
+    def begin_row(self) -> None:
+        """From here until ``end_row`` nothing is handed over to the owner, by others or by itself."""
+        self._locked = self.acquire(PATIENT_TRIES)
+        self.numbers[ROWS] = (self.numbers[ROWS] + 1 | 1) & HIGHEST
+
+    def end_row(self) -> None:
+        """The row is committed, or will not be."""
+        self.numbers[ROWS] = (self.numbers[ROWS] | 1) + 1 & HIGHEST
+        if self._locked:
+            self._locked = False
+            self.release()
+
+    def forget_row(self) -> None:
+        """Under the lock: who has begun to send a row was killed, if there is anybody."""
+        if self.numbers[ROWS] & 1:
+            self.numbers[ROWS] = self.numbers[ROWS] + 1 & HIGHEST
+
+    def claim(self, number: int) -> None:
+        """So many rows leave the database, under its write lock, and are not in mailboxes yet."""
+        self.numbers[CLAIMED] = number
+        self.numbers[ROWS] = self.numbers[ROWS] + 2 & HIGHEST
+
+    @property
+    def claimed(self) -> int:
+        """How many these still are."""
+        return self.numbers[CLAIMED]
+
+    @claimed.setter
+    def claimed(self, number: int) -> None:
+        self.numbers[CLAIMED] = number
+
+    def held(self, queue: str, channel: str | None) -> int:
+        """How much of the capacity of a channel, or of its queue, is taken by what is not a row.
+
+        Between ``begin_row`` and ``end_row``. While something moves it may be counted twice, and it is never missed.
+        """
+        wanted = None if channel is None else mark(channel)
+        # In this order: its owner says first what is in a mailbox, and then that it is not elsewhere any more.
+        elsewhere = self.numbers[CLAIMED] + self._under_way(wanted)
+        if not self._locked:  # somebody has been stopped with the lock: what is allowed may be sent just now
+            elsewhere += max(0, self.room)
+        return elsewhere + max(self._in_mailbox(mark(queue)), 0 if wanted is None else self._in_mailbox(wanted))
+
+    def _under_way(self, wanted: int | None) -> int:
+        """How many have been sent and are not in a mailbox: to the channel with this mark, or to any."""
+        read = self.numbers[READ]
+        number = max(0, _ahead(self.numbers[TAKEN], read))
+        if wanted is None or number > MARKS:
+            return number
+        marks = [self._marks[(read + index) % MARKS] for index in range(number)]
+        return marks.count(wanted) + marks.count(ANY)
+
+    def _in_mailbox(self, wanted: int) -> int:
+        for place in places(wanted):
+            number, there = divmod(self.numbers[place], 1 << 32)
+            if there == wanted:
+                return number
+        return 0
+
+    def acquire(self, tries: int = TRIES) -> bool:
         """Lock the page; False where another process has the lock, which may have been stopped with it."""
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=PATIENCE):
             return False
-        for _ in range(TRIES):
+        for number in range(tries):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if number >= TRIES:
+                    os.sched_yield()
                 continue
             except OSError:  # a file system without locks: then nobody sends to this inbox
                 break
@@ -112,9 +192,33 @@ class Page:
         self._lock.release()
 
 
+class Rows:
+    """The rows that a statement or a transaction sends to process-specific queues, with the pages of these."""
+
+    def __init__(self) -> None:
+        self._pages: list[Page] = []
+
+    def begin(self, page: Page) -> None:
+        """A row goes into the queue of this page's owner."""
+        if page not in self._pages:
+            self._pages.append(page)
+            page.begin_row()
+
+    def end(self) -> None:
+        """All are committed, or none will be."""
+        while self._pages:
+            self._pages.pop().end_row()
+
+
 def mark(name: str) -> int:
     """What stands for a name on a page."""
-    return zlib.crc32(name.encode())
+    return zlib.crc32(name.encode()) or 1
+
+
+def places(mark: int) -> Iterable[int]:
+    """Where the mailbox with this mark may be."""
+    first = FIRST_PLACE + mark % (PLACES - NEAR)
+    return range(first, first + NEAR)
 
 
 def _ahead(one: int, other: int) -> int:

@@ -18,7 +18,7 @@ parse_names = msgspec.json.Decoder(list[str]).decode  # a JSON array of channels
 
 _INSERT = """
 INSERT INTO channels_lite_message (prefix, queue, targets, payload, capacity, expires_at)
-VALUES (?, ?, ?, ?, ?, (SELECT now FROM channels_lite_clock) + ?)
+VALUES (?, ?, ?, ?, channels_lite_capacity(?, ?, ?), (SELECT now FROM channels_lite_clock) + ?)
 """
 
 _INSERT_GROUP = """
@@ -29,7 +29,7 @@ SELECT
     CASE WHEN substr(queue, -1) = '!' THEN json_group_array(local) END,
     group_name,
     ?,
-    channels_lite_capacity(?, queue || min(local)),
+    channels_lite_capacity(?, queue || min(local), count(*) > 1),
     (SELECT now FROM channels_lite_clock) + ?
 FROM channels_lite_live_membership
 WHERE prefix = ? AND group_name = ? AND queue NOT IN (SELECT value FROM json_each(?))
@@ -177,13 +177,22 @@ class Claimed(NamedTuple):
 
 
 def send(
-    execute: Execute, prefix: str, queue: str, targets: str | None, payload: bytes, capacity: int | None, ttl: int
+    execute: Execute,
+    prefix: str,
+    queue: str,
+    targets: str | None,
+    payload: bytes,
+    rules: int,
+    channel: str,
+    shared: bool,
+    ttl: int,
 ) -> Sequence[str]:
-    """Put one message into a queue for ``ttl`` milliseconds; the trigger raises FULL when it holds ``capacity``.
+    """Put one message into a queue for ``ttl`` milliseconds; the trigger raises FULL when there is no room.
 
+    ``rules``, the channel and ``shared`` are for channels_lite_capacity(), which is asked under the write lock.
     Returns the queue, as all functions here that write return the queues of their messages if they know them.
     """
-    execute(_INSERT, (prefix, queue, targets, payload, capacity, ttl))
+    execute(_INSERT, (prefix, queue, targets, payload, rules, channel, shared, ttl))
     return (queue,)
 
 
@@ -255,13 +264,20 @@ def claim_own(
 
 
 def claim_queue(
-    execute: Execute, prefix: str, queue: str, before: Callable[[], object], *, within: bool = False
+    execute: Execute,
+    prefix: str,
+    queue: str,
+    before: Callable[[], object],
+    claiming: Callable[[int], object],
+    *,
+    within: bool = False,
 ) -> list[Claimed]:
     """Take the live messages of a process-specific queue, oldest first, at most CLAIM_BATCH.
 
     ``before`` is called when it is known which ones they are, and while all others can see them yet. It delivers what
-    was handed over before them. Who sent one of them hands nothing over until it is gone. All of it is one transaction,
-    which has begun already if this is ``within`` one: ids begin anew in a table that was emptied meanwhile.
+    was handed over before them. Who sent one of them hands nothing over until it is gone. Then ``claiming`` is told how
+    many they are, before others can see that they are gone. All of it is one transaction, which has begun already if
+    this is ``within`` one: ids begin anew in a table that was emptied meanwhile.
 
     Tried without gain for a round trip between two processes: to read the messages now and remove them together with
     the next write. What takes the time is reading pages that another process has just changed.
@@ -269,18 +285,22 @@ def claim_queue(
     if not has_live(execute, prefix, queue):  # without the write lock
         return []
     if within:
-        return _claim_queue(execute, prefix, queue, before)
+        return _claim_queue(execute, prefix, queue, before, claiming)
     with transaction(execute):
-        return _claim_queue(execute, prefix, queue, before)
+        return _claim_queue(execute, prefix, queue, before, claiming)
 
 
-def _claim_queue(execute: Execute, prefix: str, queue: str, before: Callable[[], object]) -> list[Claimed]:
+def _claim_queue(
+    execute: Execute, prefix: str, queue: str, before: Callable[[], object], claiming: Callable[[int], object]
+) -> list[Claimed]:
     last = execute(_LAST_OF_BATCH, (prefix, queue))[0][0]
     if last is None:
         return []
     before()
     # RETURNING promises no order.
-    return sorted(Claimed(*row) for row in execute(_CLAIM_UP_TO, (prefix, queue, last)))
+    claimed = sorted(Claimed(*row) for row in execute(_CLAIM_UP_TO, (prefix, queue, last)))
+    claiming(len(claimed))
+    return claimed
 
 
 def pending(execute: Execute, prefix: str, names: Sequence[str], at_most: int) -> dict[str, int]:

@@ -147,7 +147,7 @@ class Actor:
             work.append(self.receive(channel, **how))
         await asyncio.gather(*work)
 
-    async def hoard(self, *, ask: bool = False, fill: bool = False) -> None:
+    async def hoard(self, *, ask: bool = False, fill: bool = False, pause: float = 0.0) -> None:
         """Have a channel from which nothing is received; ``ask``: but once, before; ``fill``: and send to it, too."""
         channel = await self.layer.new_channel()
         if ask:
@@ -155,7 +155,7 @@ class Actor:
             await self.layer.receive(channel)
         self.log.note(Event.MADE, channel)
         if fill:
-            await self.send([channel], count=100_000)
+            await self.send([channel], count=100_000, pause=pause)
 
     async def _join(self, group: str, channel: str) -> None:
         self.log.note(Event.JOIN, channel, to=group)

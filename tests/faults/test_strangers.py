@@ -546,11 +546,12 @@ words = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 2**31, 2**32
 
 @with_inboxes
 @generated
-@given(spoilt=st.dictionaries(st.integers(0, 4), words, min_size=1))
+@given(spoilt=st.dictionaries(st.integers(0, 7), words, min_size=1))
 @example(spoilt={1: 2**64 - 1})
 @example(spoilt={2: 2**64 - 1})
 @example(spoilt={2: 2**64 - 1, 1: 2**64 - 1})
 @example(spoilt={3: 0, 2: 2**64 - 1})
+@example(spoilt={4: 1, 5: 2**64 - 1})
 async def test_pages(two: Two, spoilt: dict[int, int]) -> None:
     """Whatever numbers a page is spoilt with, who sends gets ChannelFull at worst, and not for long."""
     page = open_page(two.page)

@@ -336,7 +336,7 @@ def test_each_write_says_what_it_did(path: str) -> None:
     database.enlist(layer, layer.room)
 
     def sending(queue: str) -> Write:
-        return Write(store.send, ("", queue, None, b"x", None, 60_000))
+        return Write(store.send, ("", queue, None, b"x", id(layer), queue, False, 60_000))
 
     def to_group(group: str) -> Write:
         return Write(store.group_send, ("", group, b"x", id(layer), 60_000))
@@ -344,11 +344,11 @@ def test_each_write_says_what_it_did(path: str) -> None:
     adding = Write(store.group_add, ("", "group", "member", "", 60_000))
     writes = [sending("a"), adding, to_group("group"), to_group("nobody"), sending("b")]
     assert database.send_together("", writes) == [
-        Sent(("a",), []),
+        Sent(("a",), ["a"]),
         Sent((), []),
         Sent(["member"], ["member"]),
         Sent([], []),
-        Sent(("b",), []),
+        Sent(("b",), ["b"]),
     ]
     database.close()
 
@@ -356,7 +356,7 @@ def test_each_write_says_what_it_did(path: str) -> None:
 class Rules:
     """What the database asks a layer."""
 
-    def room(self, channel: str) -> int:
+    def room(self, channel: str, shared: bool, rows: Any) -> int:
         return 10
 
     def hear(self, prefix: str, queue: str) -> bool:

@@ -698,7 +698,7 @@ async def claimed_by_the_keeper(layer: SQLiteChannelLayer) -> "asyncio.Task[dict
     claimed = threading.Event()
 
     def claim(execute):
-        store.send(execute, "", "jobs", None, b'{"type":"claimed"}', None, 60_000)
+        store.send(execute, "", "jobs", None, b'{"type":"claimed"}', id(layer), "jobs", False, 60_000)
         layer._claim("jobs", execute)
         claimed.set()
 

@@ -19,6 +19,7 @@ from channels_lite.apsw_database import ApswDatabase, Write, open_file
 from channels_lite.database import release
 from channels_lite.errors import DatabaseBusy, LayerClosed, Locked, SchemaError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.page import Rows
 from tests.patience import PATIENCE, until
 
 MakeLayer = Callable[..., AIOSQLiteChannelLayer]
@@ -160,12 +161,12 @@ async def test_acquire_and_release(path: str) -> None:
     """What is acquired twice by one layer is given back once; releasing what is closed is harmless."""
 
     class Layer:
-        def capacity(self, channel: str) -> int:
-            return len(channel)
+        def capacity(self, channel: str, shared: bool, rows: Rows) -> int:
+            return len(channel) + shared
 
     layer = Layer()
     database = await asyncio.to_thread(open_file, path, layer, layer.capacity)
-    assert database.capacity(id(layer), "abc") == 3
+    assert database.capacity(id(layer), "abc", True, Rows()) == 4
     assert await asyncio.to_thread(open_file, path, layer, layer.capacity) is database
     await asyncio.to_thread(release, database, layer)
     assert is_closed(database)
@@ -219,7 +220,7 @@ async def test_busy_comes_at_once(layer: AIOSQLiteChannelLayer, locker: Locker) 
     assert database._connection.pragma("busy_timeout") == 0
     locker.lock()
     with pytest.raises(Locked):
-        database.send("", Write(store.send, ("", "x", None, b"", None, 1_000)))
+        database.send("", Write(store.send, ("", "x", None, b"", id(layer), "x", False, 1_000)))
     locker.unlock()
 
 

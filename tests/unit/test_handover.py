@@ -26,7 +26,7 @@ from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.core import SQLiteChannelLayer
 from channels_lite.outbox import Outbox
-from channels_lite.page import folder_of
+from channels_lite.page import ANY, Rows, folder_of
 from tests.journal import keep_a_wal
 from tests.patience import PATIENCE, until
 
@@ -667,7 +667,7 @@ async def test_what_strangers_put_into_an_inbox(two: Two, waits: bool) -> None:
         pack(Handed(queue, b"[]", b"", 2**62)): None,
     }
     for datagram in strange:
-        assert two.stranger().send(datagram, always=True)
+        assert two.stranger().send(datagram)
     await tell(two.other, two.channel, "whole")
     assert await (receiving or receive(two.layer, two.channel)) == "whole"
     assert two.layer.drops.by_reason == Counter(filter(None, strange.values()))
@@ -711,12 +711,15 @@ async def test_the_keeper_takes_in_what_no_loop_does(two: Two) -> None:
 
 async def test_a_sender_that_was_killed_in_the_middle(two: Two) -> None:
     """What it had counted and did not send is forgotten, though nobody sends or receives any more."""
-    two.stranger()._page.count()
+    two.stranger().page.count(ANY)
     assert two.layer._inbox is not None
     assert two.layer._inbox.is_behind
     two.layer.sweep(lambda sql, parameters: [])
     assert two.layer._inbox.is_at_rest
-    assert two.stranger().held("any") == 0
+    page, rows = two.stranger().page, Rows()
+    rows.begin(page)
+    assert page.held("any", None) == 0
+    rows.end()
 
 
 @pytest.mark.parametrize("end", ["close", "flush", "row"])
@@ -891,7 +894,7 @@ async def test_rows_that_come_while_a_claim_stands_still(two: Two, path: str, mo
     await two.other.send(two.channel, {"type": "row", "text": "x" * 100_000})
     original, locked = store._claim_queue, []
 
-    def claim(execute: Any, prefix: str, name: str, before: Callable[[], object]) -> Any:
+    def claim(execute: Any, prefix: str, name: str, before: Callable[[], object], *more: Any) -> Any:
         def stand_still() -> None:
             if name == queue and not locked:
                 stranger = (sqlite3.connect if isinstance(two.layer, SQLiteChannelLayer) else apsw.Connection)(path)
@@ -902,7 +905,7 @@ async def test_rows_that_come_while_a_claim_stands_still(two: Two, path: str, mo
                 locked.append(True)
             before()
 
-        return original(execute, prefix, name, stand_still)
+        return original(execute, prefix, name, stand_still, *more)
 
     monkeypatch.setattr(store, "_claim_queue", claim)
     assert await receive(two.layer, two.channel) == "row"

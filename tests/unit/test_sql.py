@@ -16,18 +16,23 @@ FAR = 2**53  # milliseconds: an expiry that no test sees
 TTL = 60_000
 REFUSED = (sqlite3.IntegrityError, apsw.ConstraintError)
 Run = Callable[..., list[Any]]
-CAPACITY = {"tiny": 1, "closed": 0, "free": None}  # what channels_lite_capacity() answers; 100 for the others
+CAPACITY = {"tiny": 1, "closed": 0, "free": None}  # what channels_lite_capacity() answers for a group; 100 for others
+TABLE = -1  # the rules that it takes from there; otherwise they are the capacity
+
+
+def capacity(rules: int | None, channel: str, shared: bool) -> int | None:
+    return CAPACITY.get(channel, 100) if rules == TABLE else rules
 
 
 def open_sqlite3(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.create_function("channels_lite_capacity", 2, lambda _, channel: CAPACITY.get(channel, 100))
+    connection.create_function("channels_lite_capacity", 3, capacity)
     return connection
 
 
 def open_apsw(path: str) -> apsw.Connection:
     connection = apsw.Connection(path)
-    connection.create_scalar_function("channels_lite_capacity", lambda _, channel: CAPACITY.get(channel, 100), 2)
+    connection.create_scalar_function("channels_lite_capacity", capacity, 3)
     return connection
 
 
@@ -50,7 +55,7 @@ def run(connection: Any) -> Run:
 
 def send(run: Run, queue: str = "chat", *, prefix: str = "", capacity: int | None = 100, targets: Any = None) -> None:
     """Send one message as the layer does."""
-    store.send(run, prefix, queue, targets and json.dumps(targets), b"payload", capacity, TTL)
+    store.send(run, prefix, queue, targets and json.dumps(targets), b"payload", capacity, queue, False, TTL)
 
 
 def fill(run: Run, count: int, queue: str = "chat", *, prefix: str = "", expires_at: int = FAR) -> None:
@@ -145,7 +150,7 @@ def test_group_skips_full_queues(run: Run) -> None:
     """A group's row for a full queue is skipped without failing the others, and is not counted as changed."""
     join(run, "room", "first", "tiny", "zone.client!a", "zone.client!b", "closed")
     send(run, "tiny")
-    store.group_send(run, "", "room", b"payload", 0, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL)
     assert run("SELECT changes()") == [(2,)]
     assert [messages(run, queue) for queue in ("first", "tiny", "zone.client!", "closed")] == [1, 1, 1, 0]
 
@@ -154,7 +159,7 @@ def test_group_returns_only_what_went_in(run: Run) -> None:
     """RETURNING lists the rows of a group's statement that went in, and not those that were skipped."""
     join(run, "room", "first", "tiny", "last")
     send(run, "tiny")
-    ((sql, parameters),) = recorded(run, store.group_send, "", "room", b"payload", 0, TTL)
+    ((sql, parameters),) = recorded(run, store.group_send, "", "room", b"payload", TABLE, TTL)
     assert run(f"{sql} RETURNING queue", parameters) == [("first",), ("last",)]
 
 
@@ -162,7 +167,7 @@ def test_expired_messages_do_not_count(run: Run) -> None:
     """A queue that holds nothing but expired messages is empty to the capacity, for a send and for a group."""
     fill(run, 50, "tiny", expires_at=0)
     join(run, "room", "tiny")
-    store.group_send(run, "", "room", b"payload", 0, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL)
     assert messages(run, "tiny") == 51
     with pytest.raises(REFUSED):
         send(run, "tiny", capacity=1)
@@ -180,7 +185,7 @@ def test_no_capacity_takes_everything(run: Run) -> None:
     fill(run, 1_000, "free")
     send(run, capacity=None)
     join(run, "room", "free")
-    store.group_send(run, "", "room", b"payload", 0, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL)
     assert (messages(run), messages(run, "free")) == (1_001, 1_001)
 
 
@@ -205,7 +210,7 @@ def test_capacity_is_each_queue_own(run: Run) -> None:
 def test_group_asks_for_each_queue_by_a_members_name(run: Run) -> None:
     """A group's rows carry the capacity that the connection's function gives for a whole channel name."""
     join(run, "room", "tiny", "free", "zone.client!b", "zone.client!a")
-    store.group_send(run, "", "room", b"payload", 0, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL)
     found = run("SELECT queue, capacity FROM channels_lite_message ORDER BY queue")
     assert found == [("free", None), ("tiny", 1), ("zone.client!", 100)]
 
@@ -285,7 +290,7 @@ def test_expired_members_are_not_sent_to(run: Run) -> None:
     """A group's message goes to live members only."""
     join(run, "room", "stays", "goes", "zone.client!stays", "zone.client!goes")
     run("UPDATE channels_lite_membership SET expires_at = 0 WHERE queue = 'goes' OR local = 'goes'")
-    store.group_send(run, "", "room", b"payload", 0, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL)
     found = run("SELECT queue, targets FROM channels_lite_message ORDER BY queue")
     assert found == [("stays", None), ("zone.client!", '["stays"]')]
 
@@ -422,12 +427,14 @@ def test_claim_of_a_process_takes_all_in_order(run: Run) -> None:
     """A claim of a process-specific queue takes its live messages in the order of arrival, a batch at a time."""
     fill(run, 1, "zone.client!", expires_at=0)
     fill(run, store.CLAIM_BATCH + 1, "zone.client!")
-    first, second = (store.claim_queue(run, "", "zone.client!", bool) for _ in range(2))
+    first, second = (store.claim_queue(run, "", "zone.client!", bool, bool) for _ in range(2))
     assert [row.id for row in first + second] == list(range(2, store.CLAIM_BATCH + 3))
-    assert (len(second), store.claim_queue(run, "", "zone.client!", bool)) == (1, [])
+    assert (len(second), store.claim_queue(run, "", "zone.client!", bool, bool)) == (1, [])
 
 
-@pytest.mark.parametrize("claim", [store.claim_one, partial(store.claim_queue, before=bool)], ids=["one", "queue"])
+@pytest.mark.parametrize(
+    "claim", [store.claim_one, partial(store.claim_queue, before=bool, claiming=bool)], ids=["one", "queue"]
+)
 def test_claim_uses_the_order_index(run: Run, claim: Callable[..., Any]) -> None:
     """What picks and takes messages in their order reads the index of queue and id, and sorts nothing."""
     fill(run, 2)
@@ -439,7 +446,9 @@ def test_claim_uses_the_order_index(run: Run, claim: Callable[..., Any]) -> None
         assert "TEMP B-TREE" not in found
 
 
-@pytest.mark.parametrize("claim", [store.claim_one, partial(store.claim_queue, before=bool)], ids=["one", "queue"])
+@pytest.mark.parametrize(
+    "claim", [store.claim_one, partial(store.claim_queue, before=bool, claiming=bool)], ids=["one", "queue"]
+)
 def test_claim_finds_its_queue_by_index(run: Run, claim: Callable[..., Any]) -> None:
     """No statement of a claim scans the messages."""
     fill(run, 2)
@@ -452,13 +461,13 @@ def test_claims_see_their_own_prefix(run: Run) -> None:
     fill(run, 1, prefix="other")
     fill(run, 1, "zone.client!", prefix="other")
     assert store.claim_one(run, "", "chat") is None
-    assert store.claim_queue(run, "", "zone.client!", bool) == []
+    assert store.claim_queue(run, "", "zone.client!", bool, bool) == []
 
 
 def test_group_send_is_one_statement_and_one_row_a_process(run: Run) -> None:
     """A message to 1,000 channels of one process is one statement, one row, and sorts nothing."""
     join(run, "room", *(f"zone.client!{number:03}" for number in range(1_000)))
-    ((sql, parameters),) = recorded(run, store.group_send, "", "room", b"payload", 0, TTL)
+    ((sql, parameters),) = recorded(run, store.group_send, "", "room", b"payload", TABLE, TTL)
     ((targets,),) = run("SELECT targets FROM channels_lite_message")
     assert sorted(json.loads(targets)) == [f"{number:03}" for number in range(1_000)]
     assert "TEMP B-TREE" not in plan(run, sql, parameters)
@@ -467,7 +476,7 @@ def test_group_send_is_one_statement_and_one_row_a_process(run: Run) -> None:
 def test_group_send_without_some_queues(run: Run) -> None:
     """The queues that the caller serves by himself get no row; the others do."""
     join(run, "room", "chat", "zone.one!a", "zone.other!b")
-    store.group_send(run, "", "room", b"payload", 0, TTL, ["zone.one!", "none!"])
+    store.group_send(run, "", "room", b"payload", TABLE, TTL, ["zone.one!", "none!"])
     assert run("SELECT queue FROM channels_lite_message ORDER BY queue") == [("chat",), ("zone.other!",)]
 
 
@@ -512,7 +521,7 @@ def use_every_function(run: Run) -> None:
     """Call each function of ``store`` so that each of its statements runs."""
     join(run, "room", "chat", "zone.client!a")
     send(run)
-    store.group_send(run, "", "room", b"payload", 0, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL)
     assert store.queues(run, [1]) == [("", "chat")]
     assert store.queues(run, [2, 3, 99]) == [("", "chat"), ("", "zone.client!")]
     for names in (["chat", "none"], ["chat", "none", *map(str, range(store.FEW))]):
@@ -521,7 +530,7 @@ def use_every_function(run: Run) -> None:
     assert store.members(run, "", "room", ["zone.client!"])[0] == {"zone.client!": ["zone.client!a"]}
     assert store.queues_of_group(run, "", "room", 10) == ["chat", "zone.client!"]
     assert store.data_version(run) > 0
-    assert [row.targets for row in store.claim_queue(run, "", "zone.client!", bool)] == [b'["a"]']
+    assert [row.targets for row in store.claim_queue(run, "", "zone.client!", bool, bool)] == [b'["a"]']
     store.put_back(run, "", "zone.client!", b"own", FAR, "b")
     store.put_back(run, "", "zone.client!", b"all", FAR, "b")
     run("UPDATE channels_lite_message SET targets = '[\"a\", \"b\"]' WHERE payload = CAST('own' AS BLOB)")
@@ -529,7 +538,7 @@ def use_every_function(run: Run) -> None:
     assert store.claim_own(run, "", "zone.client!", "b", lambda: False) is None  # it is not wanted any more
     assert store.claim_own(run, "", "zone.client!", "b", lambda: True) == (b"all", FAR)
     assert store.claim_own(run, "", "zone.client!", "b", lambda: True) is None
-    assert len(store.claim_queue(run, "", "zone.client!", bool)) == 1
+    assert len(store.claim_queue(run, "", "zone.client!", bool, bool)) == 1
     store.put_back(run, "", "chat", b"put back", FAR)
     store.put_back(run, "", "chat", b"put back last", FAR)
     assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR), (b"put back", FAR)]

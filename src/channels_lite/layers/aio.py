@@ -37,7 +37,7 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         self._batches: dict[asyncio.AbstractEventLoop, Batch] = {}
 
     def _acquire(self) -> ApswDatabase:
-        database = open_file(self.file(), self, self._room_in_group)
+        database = open_file(self.file(), self, self._room)
         self._upkeep(database)
         return database
 

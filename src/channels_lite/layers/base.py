@@ -78,20 +78,21 @@ class SQLiteLayer(GroupsLayer[D]):
         payload = self._codec.encode(message, seconds)
         if self._database is None:
             await self._ready()
-        if own and self._is_first_in(queue):
-            if self._hand_over_own(queue, (channel,), Item(payload, clock.now() + milliseconds(seconds))):
+        if own and (quiet := self._quiet()) is not None and self._is_first_in(queue):
+            item = Item(payload, clock.now() + milliseconds(seconds))
+            if self._hand_over_own(queue, (channel,), item):
                 raise ChannelFull(channel)
-            return
+            if self._is_still(quiet) or not self._mailboxes.withdraw(queue, channel, item):
+                return
         targets = None
         if local is not None:
             names = msgspec.json.encode([local])
-            if not own and self._send_direct(queue, names, payload, milliseconds(seconds)):
+            if not own and self._send_direct(queue, names, payload, milliseconds(seconds), channel):
                 return
             targets = names.decode()
+        row = (queue, targets, payload, id(self), channel, False, milliseconds(seconds))
         try:
-            await self._write(
-                store.send, self.options.prefix, queue, targets, payload, self._room(channel), milliseconds(seconds)
-            )
+            await self._write(store.send, self.options.prefix, *row)
         except ChannelFull:
             raise ChannelFull(channel) from None
 

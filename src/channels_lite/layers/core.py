@@ -60,7 +60,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         self._seen: tuple[int, int] | None = None  # the database's version at the last look
 
     def _acquire(self) -> DjangoDatabase:
-        database = open_alias(self.database or config.DEFAULT_ALIAS, self.file(), self, self._room_in_group)
+        database = open_alias(self.database or config.DEFAULT_ALIAS, self.file(), self, self._room)
         self._ask_anew()  # the keeper before has ended by now
         if not database.in_memory:
             self._upkeep(database)

@@ -145,9 +145,9 @@ class GroupsLayer(HandoverLayer[D]):
         """Put a group's message into the queues of processes in whose inboxes there was no room for it."""
         failure: DatabaseBusy | DatabaseFailed | None = None
         for queue, (channel, targets) in others.items():
-            room = self._room_in_group(channel)
+            row = (queue, targets.decode(), payload, id(self), channel, b"," in targets, ttl)
             try:
-                await self._write(store.send, self.options.prefix, queue, targets.decode(), payload, room, ttl)
+                await self._write(store.send, self.options.prefix, *row)
             except ChannelFull:
                 self.drops.count(channel, Reason.FULL)
             except (DatabaseBusy, DatabaseFailed) as error:  # for the sender to know, when the others have been tried

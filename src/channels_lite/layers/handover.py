@@ -19,6 +19,7 @@ from channels_lite.inbox import Inbox, is_possible
 from channels_lite.layers.openable import D, OpenableLayer
 from channels_lite.mailbox import Item
 from channels_lite.outbox import Outbox, Outboxes
+from channels_lite.page import ANY, CLAIMED, ROWS, Page, Rows, mark
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
@@ -117,23 +118,40 @@ class HandoverLayer(OpenableLayer[D]):
         overtake.
         """
         with self._delivering:
-            rows = store.claim_queue(execute, self.options.prefix, queue, self.take_in_all, within=within)
-            for row in rows:
-                self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
-            if rows:
-                self._take_back()
+            try:
+                rows = store.claim_queue(
+                    execute, self.options.prefix, queue, self.take_in_all, self._claiming, within=within
+                )
+                for index, row in enumerate(rows, 1):
+                    self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
+                    self._claimed(len(rows) - index)
+            finally:
+                self._end_claim()
         return len(rows)
 
-    def _take_back(self) -> None:
-        """Rows have gone into mailboxes: let other processes hand over no more than there is still room for."""
-        if self._inbox is not None and self._inbox.left > self._room_beside(self._mailboxes.most):
+    def _claiming(self, number: int) -> None:
+        if self._inbox is not None:
+            self._inbox.page.claim(number)
+
+    def _claimed(self, left: int) -> None:
+        """Others hand nothing over, and this process neither, until ``_end_claim`` has taken the room back."""
+        if self._inbox is not None:
+            self._inbox.page.claimed = max(1, left)
+
+    def _end_claim(self) -> None:
+        """Rows have gone into mailboxes: let others hand over no more than there is still room for."""
+        inbox = self._inbox
+        if inbox is None:
+            return
+        if inbox.left > self._room_beside(self._mailboxes.most):
             self._make_room()
+        else:
+            inbox.page.claimed = 0
 
     def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
         """Hand over to its channels what others have sent; ``now``: when it may have expired, the time.
 
-        Senders that do not know of each other may both have found room, so that there can be more than the capacity
-        of a channel. What is more than twice that, for a slow receiver, is dropped, so that it holds up no siblings.
+        A row for several channels went in without regard to each of them: those that are full are skipped now.
         """
         try:
             names = store.parse_names(targets)
@@ -146,8 +164,9 @@ class HandoverLayer(OpenableLayer[D]):
             for channel in channels:
                 self._expired(channel, item)
         elif channels:
-            for channel in self._hand_over(queue, channels, item, self._most):
-                self.drops.count(channel, Reason.SLOW)
+            alone = len(channels) == 1
+            for channel in self._hand_over(queue, channels, item, self._most if alone else self._limit):
+                self.drops.count(channel, Reason.SLOW if alone else Reason.FULL)
 
     def _hand_over(self, queue: str, channels: Sequence[str], item: Item, limit: Limit) -> Sequence[str]:
         """Hand an item to these channels of one of our queues, or park it for them: those that had no room."""
@@ -163,15 +182,33 @@ class HandoverLayer(OpenableLayer[D]):
 
         What other processes have been allowed to send takes room, too. Where too little is left, they are allowed less.
         """
-        full = self._hand_over(queue, channels, item, self._limit_beside_others)
-        if full and self._inbox is not None and self._inbox.left:
-            self._take_room_back(queue, full)
-            full = self._hand_over(queue, full, item, self._limit)
+        full = self._mailboxes.deliver(queue, channels, item, self._limit_beside_others)
+        if full:
+            if self._inbox is not None and self._inbox.left:
+                self._take_room_back(queue, full)
+            full = self._hand_over(queue, full, item, self._limit_beside_others)
         return full
 
+    def _quiet(self) -> int | None:
+        """As ``Page.quiet`` of our inbox; always the same where there is none, and others cannot know what is here."""
+        inbox = self._inbox
+        if inbox is None:
+            return 0
+        rows = inbox.numbers[ROWS]
+        if not rows & 1 and not inbox.numbers[CLAIMED]:
+            return rows
+        self._make_room()  # who has begun to send a row may have been killed
+        return inbox.page.quiet
+
+    def _is_still(self, quiet: int) -> bool:
+        """Whether no rows have come or gone since."""
+        return self._inbox is None or self._inbox.numbers[ROWS] == quiet
+
     def _limit_beside_others(self, channel: str) -> int | None:
-        limit, inbox = self._limit(channel), self._inbox
-        return limit if limit is None or inbox is None else limit - inbox.left
+        inbox = self._inbox
+        if inbox is None or not self.options.enforce_capacity:
+            return self._limit(channel)
+        return int(self.get_capacity(channel)) - inbox.left
 
     def _take_room_back(self, queue: str, channels: Sequence[str]) -> None:
         """Let others hand over at most half of what fits beside one message more on each of these channels."""
@@ -180,7 +217,7 @@ class HandoverLayer(OpenableLayer[D]):
             limit = self._limit(channel)
             if limit is not None:
                 room = min(room, (limit - self._mailboxes.held(channel, queue) - 1) // 2)
-        self._make_room(at_most=max(0, room))
+        self._make_room(at_most=max(0, room), patient=True)
 
     # From and to other processes, without the database.
 
@@ -198,12 +235,19 @@ class HandoverLayer(OpenableLayer[D]):
         outboxes = self._outboxes
         return None if outboxes is None else outboxes.find(queue)
 
-    def _send_direct(self, queue: str, targets: bytes, payload: bytes, ttl: int) -> bool:
-        """Hand a message over to the process that receives from this queue; False where it has to go another way."""
-        outbox, outboxes = self._direct(queue), self._outboxes
+    def _send_direct(self, queue: str, targets: bytes, payload: bytes, ttl: int, channel: str | None = None) -> bool:
+        """Hand a message over to the process that receives from this queue; False where it has to go another way.
+
+        ``channel``: the only one that it is for.
+        """
+        outbox, outboxes = self._outbox(queue), self._outboxes
         if outbox is None or outboxes is None:
             return False
-        return outboxes.send(outbox, Handed(queue, targets, payload, clock.now() + ttl))
+        quiet = outbox.page.quiet
+        if quiet is None or not self._is_empty(queue):
+            return False
+        its_mark = ANY if channel is None else mark(channel)
+        return outboxes.send(outbox, Handed(queue, targets, payload, clock.now() + ttl), its_mark, quiet)
 
     def _make_inbox(self, path: str) -> None:
         try:
@@ -245,14 +289,13 @@ class HandoverLayer(OpenableLayer[D]):
                     self._make_room()
 
     def tidy(self) -> None:
-        """As ``take_in``; what a sender that was killed had counted, and what has expired, takes no room any more.
-
-        What has expired only where it is the most that there is: a full channel is full for others in no other mailbox.
-        """
+        """As ``take_in``; what a sender that was killed had counted, and what has expired, takes no room any more."""
         self.take_in()
-        for channel, item in self._mailboxes.expire_most(clock.now()):
-            self._expired(channel, item)
+        if self.options.enforce_capacity:
+            for channel, item in self._mailboxes.expire_full(clock.now(), self._least()):
+                self._expired(channel, item)
         self._catch_up()
+        self._quiet()
 
     def take_in_all(self) -> None:
         """As ``take_in``, also where a stranger has put something between: it reads once more."""
@@ -272,30 +315,33 @@ class HandoverLayer(OpenableLayer[D]):
                 continue
             if handed.queue.endswith(self._own):
                 self._deliver(handed.queue, handed.targets, Item(handed.payload, handed.expires_at), now)
+                inbox.delivered()
             elif handed.queue:
                 self.drops.count(handed.queue, Reason.NO_TARGET)
             elif handed.targets == self.options.prefix.encode():
                 self._mailboxes.clear()
-        inbox.delivered()
+        inbox.all_delivered()
 
-    def _make_room(self, at_most: int = NO_LIMIT) -> None:
+    def _make_room(self, at_most: int = NO_LIMIT, *, patient: bool = False) -> None:
         """Let others hand over as much as fits into the mailbox of any channel of ours, whichever it is for."""
         with self._delivering:
             inbox = self._inbox
             if inbox is None:
                 return
             most = self._mailboxes.rank()
-            datagrams = inbox.make_room(min(at_most, self._room_beside(most)), most)
+            datagrams = inbox.make_room(min(at_most, self._room_beside(most)), most, patient=patient)
             if datagrams:
                 self._pay()
             self._deliver_all(inbox, datagrams)
 
     def _room_beside(self, held: int) -> int:
         """How many messages more fit into a mailbox that holds so many, whichever channel's it is."""
-        if not self.options.enforce_capacity:
-            return NO_LIMIT
+        return self._least() - held if self.options.enforce_capacity else NO_LIMIT
+
+    def _least(self) -> int:
+        """The least capacity of a channel."""
         least: int = min([self.options.capacity, *self.options.channel_capacity.values()])
-        return least - held
+        return least
 
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
@@ -339,22 +385,32 @@ class HandoverLayer(OpenableLayer[D]):
         name, mark, local = channel.partition("!")
         return (name + mark, local) if mark else (channel, None)
 
-    def _room(self, channel: str, *, in_group: bool = False) -> int | None:
+    def _room(self, channel: str, shared: bool, rows: Rows) -> int | None:
         """How many live messages the channel's queue may hold in the database; what is elsewhere counts as held.
 
-        ``in_group``: a message to the whole queue, for which one full channel of another process does not count.
+        ``shared``: for a message to several channels of the queue, of which one that is full is skipped when it is
+        delivered. ``rows``: until they end, nothing is handed over past the row that this is asked for.
         """
         limit = self._limit(channel)
         if limit is None:
             return None
         queue = self._split(channel)[0]
-        if queue[-1] != "!" or queue.endswith(self._own):
-            return max(0, limit - self._mailboxes.held(channel, queue))
-        outbox = self._outbox(queue)
-        return limit if outbox is None else max(0, limit - outbox.held(queue, *[channel] * (not in_group)))
+        page = self._page(queue)
+        if page is None:
+            held = self._mailboxes.held(queue if shared else channel, queue)
+        else:
+            rows.begin(page)
+            held = page.held(queue, None if shared else channel)
+        return max(0, limit - held)
 
-    def _room_in_group(self, channel: str) -> int | None:
-        return self._room(channel, in_group=True)
+    def _page(self, queue: str) -> Page | None:
+        """The page of whoever receives from this queue, if it is a process-specific one."""
+        if queue[-1] != "!":
+            return None
+        if queue.endswith(self._own):
+            return None if self._inbox is None else self._inbox.page
+        outbox = self._outbox(queue)
+        return None if outbox is None else outbox.page
 
     def _limit(self, channel: str) -> int | None:
         """How many messages a channel holds."""
