@@ -20,18 +20,19 @@ import time
 from channels_lite.datagram import MOST_BYTES
 from channels_lite.page import (
     HIGHEST,
+    NEAR,
     PATIENCE,
     PATIENT_TRIES,
     SOCKET,
     TAKEN,
     TRIES,
     at,
+    first_place,
     folder_of,
     give,
     mark,
     new_page,
     path_of,
-    places,
     remove,
     remove_if_dead,
 )
@@ -115,7 +116,8 @@ class Inbox:
         Those that find none are taken for empty, until they find one: rows may then fill them a second time.
         """
         its_mark = mark(name)
-        for place in places(its_mark):
+        first = first_place(its_mark)
+        for place in range(first, first + NEAR):
             if self.numbers[place] >> 32 == 0:
                 self._places.pop(self._names.get(place, ""), None)
                 self._names[place] = name
@@ -173,7 +175,7 @@ class Inbox:
             datagrams = self.collect(all_of_it=True)  # now nothing is under way
             self._read = self.page.taken  # a sender that was killed may have counted one without sending it
             self.page.forget_row()
-            self.page.claimed = 0
+            self.page.end_claim()
             self.left = self.page.room = max(0, room - len(datagrams)) if self.page.is_open else 0
             self._low = self.left // 2 if self.left else -1  # without room, wait until somebody receives
         finally:

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 if sys.platform != "win32":  # where there are no inboxes
     import fcntl
@@ -24,7 +24,7 @@ SOCKET = ".socket"  # the ending of a socket's name; the page has none
 SIZE = 48 * 1024
 HIGHEST = 2**64 - 1  # on a page; counting goes on at 0, so that a number that somebody spoilt fails nobody
 # What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
-# received; how often sending a row was begun or ended; how many rows have been claimed, and are not in mailboxes yet.
+# received; how often sending a row was begun or ended; how many claimed rows are not in mailboxes yet, plus CLAIMING.
 OPEN, GIVEN, TAKEN, READ, ROWS, CLAIMED = range(6)
 # Then come the places of mailboxes: how many messages are in one, times 2**32, plus the mark of its channel or queue.
 FIRST_PLACE = 8
@@ -34,6 +34,8 @@ NEAR = 8  # places, one after the other, where a mailbox may be
 FIRST_MARK = 2 * (FIRST_PLACE + PLACES)
 MARKS = 2048
 ANY = 0  # the mark of a message to several
+CLAIMING = 2**32  # from a claim until the room that its rows take has been taken back
+LOW = 2**32 - 1  # the lower half of a number
 
 
 def folder_of(database: str) -> str:
@@ -127,19 +129,23 @@ class Page:
         if self.numbers[ROWS] & 1:
             self.numbers[ROWS] = self.numbers[ROWS] + 1 & HIGHEST
 
-    def claim(self, number: int) -> None:
-        """So many rows leave the database, under its write lock, and are not in mailboxes yet."""
-        self.numbers[CLAIMED] = number
+    def begin_claim(self, number: int) -> None:
+        """So many rows leave the database, under its write lock. Until ``end_claim`` nothing is handed over."""
+        self.claimed(number)
         self.numbers[ROWS] = self.numbers[ROWS] + 2 & HIGHEST
 
-    @property
-    def claimed(self) -> int:
-        """How many these still are."""
-        return self.numbers[CLAIMED]
+    def claimed(self, left: int) -> None:
+        """Of these, so many are not in mailboxes yet."""
+        self.numbers[CLAIMED] = CLAIMING | left
 
-    @claimed.setter
-    def claimed(self, number: int) -> None:
-        self.numbers[CLAIMED] = number
+    @property
+    def is_claiming(self) -> bool:
+        """Whether a claim has begun and not ended."""
+        return self.numbers[CLAIMED] != 0
+
+    def end_claim(self) -> None:
+        """The room of what was claimed has been taken back."""
+        self.numbers[CLAIMED] = 0
 
     def held(self, queue: str, channel: str | None) -> int:
         """How much of the capacity of a channel, or of its queue, is taken by what is not a row.
@@ -148,7 +154,7 @@ class Page:
         """
         wanted = None if channel is None else mark(channel)
         # In this order: its owner says first what is in a mailbox, and then that it is not elsewhere any more.
-        elsewhere = self.numbers[CLAIMED] + self._under_way(wanted)
+        elsewhere = (self.numbers[CLAIMED] & LOW) + self._under_way(wanted)
         if not self._locked:  # somebody has been stopped with the lock: what is allowed may be sent just now
             elsewhere += max(0, self.room)
         return elsewhere + max(self._in_mailbox(mark(queue)), 0 if wanted is None else self._in_mailbox(wanted))
@@ -159,14 +165,15 @@ class Page:
         number = max(0, _ahead(self.numbers[TAKEN], read))
         if wanted is None or number > MARKS:
             return number
-        marks = [self._marks[(read + index) % MARKS] for index in range(number)]
+        first = read % MARKS
+        marks = self._marks[first : first + number].tolist() + self._marks[: max(0, first + number - MARKS)].tolist()
         return marks.count(wanted) + marks.count(ANY)
 
     def _in_mailbox(self, wanted: int) -> int:
-        for place in places(wanted):
-            number, there = divmod(self.numbers[place], 1 << 32)
-            if there == wanted:
-                return number
+        first = first_place(wanted)
+        for number in self.numbers[first : first + NEAR].tolist():
+            if number & LOW == wanted:
+                return number >> 32
         return 0
 
     def acquire(self, tries: int = TRIES) -> bool:
@@ -215,10 +222,9 @@ def mark(name: str) -> int:
     return zlib.crc32(name.encode()) or 1
 
 
-def places(mark: int) -> Iterable[int]:
-    """Where the mailbox with this mark may be."""
-    first = FIRST_PLACE + mark % (PLACES - NEAR)
-    return range(first, first + NEAR)
+def first_place(mark: int) -> int:
+    """From where on the mailbox with this mark may be."""
+    return FIRST_PLACE + mark % (PLACES - NEAR)
 
 
 def _ahead(one: int, other: int) -> int:

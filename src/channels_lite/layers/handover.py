@@ -131,22 +131,22 @@ class HandoverLayer(OpenableLayer[D]):
 
     def _claiming(self, number: int) -> None:
         if self._inbox is not None:
-            self._inbox.page.claim(number)
+            self._inbox.page.begin_claim(number)
 
     def _claimed(self, left: int) -> None:
-        """Others hand nothing over, and this process neither, until ``_end_claim`` has taken the room back."""
         if self._inbox is not None:
-            self._inbox.page.claimed = max(1, left)
+            self._inbox.page.claimed(left)
 
     def _end_claim(self) -> None:
         """Rows have gone into mailboxes: let others hand over no more than there is still room for."""
         inbox = self._inbox
-        if inbox is None:
+        if inbox is None or not inbox.page.is_claiming:
             return
+        inbox.page.claimed(0)
         if inbox.left > self._room_beside(self._mailboxes.most):
-            self._make_room()
+            self._make_room(patient=True)
         else:
-            inbox.page.claimed = 0
+            inbox.page.end_claim()
 
     def _deliver(self, queue: str, targets: bytes, item: Item, now: int = 0) -> None:
         """Hand over to its channels what others have sent; ``now``: when it may have expired, the time.
