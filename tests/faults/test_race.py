@@ -277,6 +277,7 @@ async def test_a_groups_message_for_full_channels(layers):
     for channel in (full, free):
         await layer.group_add("group", channel)
     waiting = asyncio.ensure_future(layer.receive(await layer.new_channel()))
+    await until(lambda: layer._mailboxes.queues() == 1)
     assert await fill(layer, full) == CAPACITY
     for message in ({"type": "small"}, LARGE):
         await other.group_send("group", message)
