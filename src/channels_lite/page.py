@@ -60,7 +60,6 @@ class Page:
         self.numbers = shared.cast("Q")
         self._marks = shared.cast("I")[FIRST_MARK : FIRST_MARK + MARKS]
         self._lock = threading.Lock()  # between the threads of a process: the system's lock is all of theirs
-        self._locked = False  # by who sends a row
         weakref.finalize(self, os.close, fd)  # by then no thread uses it any more
 
     @property
@@ -112,16 +111,19 @@ class Page:
         rows = self.numbers[ROWS]
         return None if rows & 1 or self.numbers[CLAIMED] else rows
 
-    def begin_row(self) -> None:
-        """From here until ``end_row`` nothing is handed over to the owner, by others or by itself."""
-        self._locked = self.acquire(PATIENT_TRIES)
-        self.numbers[ROWS] = (self.numbers[ROWS] + 1 | 1) & HIGHEST
+    def begin_row(self) -> bool:
+        """From here until ``end_row`` nothing is handed over to the owner, by others or by itself.
 
-    def end_row(self) -> None:
-        """The row is committed, or will not be."""
+        False where somebody else has the lock, and may hand over what has been allowed.
+        """
+        locked = self.acquire(PATIENT_TRIES)
+        self.numbers[ROWS] = (self.numbers[ROWS] + 1 | 1) & HIGHEST
+        return locked
+
+    def end_row(self, locked: bool) -> None:
+        """The row is committed, or will not be; ``locked``: what ``begin_row`` said."""
         self.numbers[ROWS] = (self.numbers[ROWS] | 1) + 1 & HIGHEST
-        if self._locked:
-            self._locked = False
+        if locked:
             self.release()
 
     def forget_row(self) -> None:
@@ -155,8 +157,6 @@ class Page:
         wanted = None if channel is None else mark(channel)
         # In this order: its owner says first what is in a mailbox, and then that it is not elsewhere any more.
         elsewhere = (self.numbers[CLAIMED] & LOW) + self._under_way(wanted)
-        if not self._locked:  # somebody has been stopped with the lock: what is allowed may be sent just now
-            elsewhere += max(0, self.room)
         return elsewhere + max(self._in_mailbox(mark(queue)), 0 if wanted is None else self._in_mailbox(wanted))
 
     def _under_way(self, wanted: int | None) -> int:
@@ -203,18 +203,21 @@ class Rows:
     """The rows that a statement or a transaction sends to process-specific queues, with the pages of these."""
 
     def __init__(self) -> None:
-        self._pages: list[Page] = []
+        self._pages: dict[Page, bool] = {}  # whether they are locked
 
-    def begin(self, page: Page) -> None:
-        """A row goes into the queue of this page's owner."""
+    def held(self, page: Page, queue: str, channel: str | None) -> int:
+        """As ``Page.held``, for a row to this page's owner that is one of these."""
         if page not in self._pages:
-            self._pages.append(page)
-            page.begin_row()
+            self._pages[page] = page.begin_row()
+        held = page.held(queue, channel)
+        # Whoever was stopped with the lock may still send the one message that it is at.
+        return held if self._pages[page] else held + 1
 
     def end(self) -> None:
         """All are committed, or none will be."""
         while self._pages:
-            self._pages.pop().end_row()
+            page, locked = self._pages.popitem()
+            page.end_row(locked)
 
 
 def mark(name: str) -> int:

@@ -14,6 +14,7 @@ from channels_lite import inbox, store
 from channels_lite.apsw_database import Write
 from channels_lite.drops import Reason
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.outbox import Outboxes
 from channels_lite.page import Rows
 from tests.faults.log import Event
 from tests.patience import PATIENCE, until
@@ -227,12 +228,12 @@ async def test_the_owner_sends_while_a_row_is_on_its_way(layers, path):
     page = other._outboxes.find(queue).page
     locker = apsw.Connection(path)
     locker.execute("BEGIN IMMEDIATE")
-    page.begin_row()
+    locked = page.begin_row()
     sending = asyncio.ensure_future(layer.send(channel, {"type": "row"}))
     await asyncio.sleep(0)
     assert not layer._mailboxes.held(channel, queue)
     locker.close()
-    page.end_row()
+    page.end_row(locked)
     await sending
     assert layer._database.read(store.has_live, "", queue)
     assert (await asyncio.wait_for(layer.receive(channel), PATIENCE))["type"] == "row"
@@ -268,6 +269,20 @@ async def test_others_send_while_rows_are_claimed(layers, monkeypatch):
     assert await fill(other, channel) == 0
     assert await pending(layer, channel) == CAPACITY
     waiting.cancel()
+
+
+@with_inboxes
+async def test_a_sender_was_stopped_in_the_middle(layers, path):
+    """The others go on, and leave room for the message that it may still send."""
+    layer, other = layers
+    channel = await layer.new_channel()
+    queue = channel.partition("!")[0] + "!"
+    stopped = Outboxes(path, "").find(queue)
+    assert stopped.page.acquire()
+    assert await fill(other, channel) == CAPACITY - 1
+    stopped.page.release()
+    assert await fill(other, channel) == 1
+    assert await pending(layer, channel) == CAPACITY
 
 
 async def test_a_groups_message_for_full_channels(layers):

@@ -399,8 +399,7 @@ class HandoverLayer(OpenableLayer[D]):
         if page is None:
             held = self._mailboxes.held(queue if shared else channel, queue)
         else:
-            rows.begin(page)
-            held = page.held(queue, None if shared else channel)
+            held = rows.held(page, queue, None if shared else channel)
         return max(0, limit - held)
 
     def _page(self, queue: str) -> Page | None:
