@@ -202,8 +202,8 @@ async def test_a_row_goes_in_while_its_process_sends(layers, monkeypatch):
         await layer.send(channel, {"type": "x", "number": number})
     original, rows = layer._is_first_in, []
 
-    def then_a_row(name: str) -> bool:
-        answer = original(name)
+    def then_a_row(name: str, quiet: int) -> bool:
+        answer = original(name, quiet)
         if not rows:
             payload = other._codec.encode({"type": "row"}, 60)
             row = (f"{queue}!", json.dumps([local]), payload, id(other), channel, False, 60_000)

@@ -228,7 +228,7 @@ async def test_an_error_that_is_not_sqlites(opened: Layer) -> None:
 async def test_an_error_while_waking_is_the_receivers(opened: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a message is committed and cannot be claimed, its senders have sent it, once; who waits gets the error."""
     channel = await opened.new_channel()
-    monkeypatch.setattr(opened, "_is_first_in", lambda queue: False)
+    monkeypatch.setattr(opened, "_is_first_in", lambda queue, quiet: False)
     receiving = begin(opened.receive(channel))
     await until(lambda: opened._mailboxes.queues() == 1)
     with monkeypatch.context() as broken:

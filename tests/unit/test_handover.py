@@ -265,15 +265,15 @@ async def test_new_prefixes_during_a_group_send(layer: Layer, monkeypatch: pytes
     channel = await (await ready(layer)).new_channel()
     await layer.group_add("group", channel)
     await ready(layer)
-    original = layer._is_first_in
+    original = layer._is_empty
 
-    def first_while_another_makes_one(queue: str) -> bool:
+    def empty_while_another_makes_one(queue: str) -> bool:
         thread = threading.Thread(target=lambda: asyncio.run(layer.new_channel("new")))
         thread.start()
         thread.join()
         return original(queue)
 
-    monkeypatch.setattr(layer, "_is_first_in", first_while_another_makes_one)
+    monkeypatch.setattr(layer, "_is_empty", empty_while_another_makes_one)
     await layer.group_send("group", {"type": "x"})
     assert await receive(layer, channel) == "x"
 

@@ -78,7 +78,7 @@ class SQLiteLayer(GroupsLayer[D]):
         payload = self._codec.encode(message, seconds)
         if self._database is None:
             await self._ready()
-        if own and (quiet := self._quiet()) is not None and self._is_first_in(queue):
+        if own and (quiet := self._quiet()) is not None and self._is_first_in(queue, quiet):
             item = Item(payload, clock.now() + milliseconds(seconds))
             if self._hand_over_own(queue, (channel,), item):
                 raise ChannelFull(channel)

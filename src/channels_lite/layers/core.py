@@ -15,6 +15,7 @@ from channels_lite.django_database import DjangoDatabase, open_alias
 from channels_lite.errors import PASSING, ConfigError, LayerClosed, Locked
 from channels_lite.keeper import pause
 from channels_lite.layers.base import SQLiteLayer
+from channels_lite.layers.handover import NO_PAGE
 from channels_lite.layers.openable import WAITING
 from channels_lite.mailbox import Item, Waiter
 from channels_lite.schema import Execute
@@ -283,10 +284,10 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             self._claim(name, execute)
         self._seen = seen
 
-    def _is_empty(self, queue: str) -> bool:
+    def _is_empty(self, queue: str, quiet: int = NO_PAGE) -> bool:
         # First, and not only where it looks: what it knows of the database says nothing about the caller.
         database = self._database
-        return database is not None and not self._belongs_to_caller(database) and super()._is_empty(queue)
+        return database is not None and not self._belongs_to_caller(database) and super()._is_empty(queue, quiet)
 
     def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
         database = self._database

@@ -170,14 +170,14 @@ class GroupsLayer(HandoverLayer[D]):
 
     # In turns.
 
-    def _is_first_in(self, queue: str) -> bool:
-        """Whether nothing comes before a message that is handed over now.
+    def _is_first_in(self, queue: str, quiet: int) -> bool:
+        """Whether nothing comes before a message that is handed over now; ``quiet``: as for ``_is_empty``.
 
         What other processes send from now on has no order with this message, which they cannot know of.
         """
         if self._owed:
             self._pay()
-        return self._is_empty(queue)
+        return self._is_empty(queue, quiet)
 
     def _owe(self, queue: str, channels: Sequence[str], item: Item) -> None:
         """Hand a group's message over to these channels of a queue of ours: soon, if all who wait are in this loop.
