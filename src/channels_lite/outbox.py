@@ -15,6 +15,7 @@ logger = logging.getLogger("channels_lite.inbox")
 RETRY = 1.0  # seconds after which an inbox that was not there is looked for again
 OUTBOXES = 100  # inboxes of others that a layer has open; each takes three descriptors
 MISSING = 1_000  # owners without one that a layer remembers
+CROWDED = 20  # tries to send to a socket in which 10 messages wait, and the system takes no more: less than a row takes
 FLUSHING = 1.0  # seconds that a flush waits for a process that does not read its inbox
 
 
@@ -37,13 +38,18 @@ class Outbox:
         ``mark``: of its channel. ``quiet``: of the page, before it was known that no rows come first. Without, it is
         handed over past all rows and whether it is allowed or not.
         """
-        page = self.page
-        if not page.acquire():
-            return False
-        try:
-            return (quiet is None or (page.room > 0 and page.quiet == quiet)) and self._send(datagram, mark)
-        finally:
-            page.release()
+        for _ in range(CROWDED):
+            if not self.page.acquire():
+                return False
+            try:
+                if quiet is not None and (self.page.room <= 0 or self.page.quiet != quiet):
+                    return False
+                if self._send(datagram, mark):
+                    return True
+            finally:
+                self.page.release()
+            os.sched_yield()
+        return False
 
     def _send(self, datagram: bytes, mark: int) -> bool:
         # Counted first: on a core that both share, the receiver goes on before send() returns.
