@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import secrets
 import socket
 import stat
 import sys
@@ -241,7 +242,9 @@ def new_page(path: str, owned: os.stat_result) -> Page:
     try:
         os.write(fd, (1).to_bytes(SIZE, sys.byteorder))  # in full: that the disk has no room must be noticed here
         give(path, owned)
-        return Page(fd)
+        page = Page(fd)
+        page.numbers[ROWS] = 2 * secrets.randbits(29)  # what is known of another page of the same queue says nothing
+        return page
     except (OSError, ValueError):
         os.close(fd)
         raise

@@ -272,16 +272,18 @@ async def test_others_send_while_rows_are_claimed(layers, monkeypatch):
 
 
 @with_inboxes
-async def test_a_sender_was_stopped_in_the_middle(layers, path):
+@pytest.mark.parametrize("own", [False, True])
+async def test_a_sender_was_stopped_in_the_middle(layers, path, own):
     """The others go on, and leave room for the message that it may still send."""
-    layer, other = layers
+    layer = layers[0]
+    sender = layers[not own]
     channel = await layer.new_channel()
     queue = channel.partition("!")[0] + "!"
     stopped = Outboxes(path, "").find(queue)
     assert stopped.page.acquire()
-    assert await fill(other, channel) == CAPACITY - 1
+    assert await fill(sender, channel) == CAPACITY - 1
     stopped.page.release()
-    assert await fill(other, channel) == 1
+    assert await fill(sender, channel) == 1
     assert await pending(layer, channel) == CAPACITY
 
 

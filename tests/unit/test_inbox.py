@@ -19,7 +19,7 @@ from channels_lite import outbox as sending
 from channels_lite.datagram import MOST_BYTES, Handed, pack, unpack
 from channels_lite.inbox import Inbox
 from channels_lite.outbox import Outboxes
-from channels_lite.page import ANY, SOCKET, connect, folder_of, give, open_page, path_of
+from channels_lite.page import ANY, PLACES, SOCKET, connect, folder_of, give, open_page, path_of
 
 pytestmark = pytest.mark.skipif(not module.is_possible(), reason="there are inboxes on Linux only")
 
@@ -486,6 +486,36 @@ def test_strangers_bytes_in_a_socket(make: Callable[..., Inbox], outboxes: Outbo
             stranger.send(b"what?")
         assert send(outboxes)
         assert collect() == [b"what?", pack(MESSAGE)]
+
+
+def test_another_inbox_of_the_same_owner(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
+    """What was known of the rows of the one before says nothing about those of the next."""
+    inbox = make()
+    before = inbox.page.quiet
+    close(inbox)
+    after = make()
+    assert before is not None
+    assert after.page.quiet not in (None, before)
+    outbox = outboxes.find(QUEUE)
+    assert outbox is not None
+    assert not outboxes.send(outbox, MESSAGE, ANY, before)
+    assert send(outboxes)
+
+
+def test_more_mailboxes_than_places(make: Callable[..., Inbox]) -> None:
+    """Those that find no place are taken for empty; those that have one keep it, and empty ones make room."""
+    inbox = make()
+    names = [f"{QUEUE}{number}" for number in range(3 * PLACES)]
+    for name in names:
+        inbox.hold(name, 7, 7)
+    told = [name for name in names if inbox.page.held("none", name) == 7]
+    assert PLACES / 2 < len(told) <= PLACES
+    assert {inbox.page.held("none", name) for name in names} == {0, 7}
+    for name in told:
+        inbox.hold(name, 0, 0)
+    for name in names[-100:]:
+        inbox.hold(name, 3, 3)
+    assert {inbox.page.held("none", name) for name in names[-100:]} == {3}
 
 
 def test_a_message_that_never_comes(make: Callable[..., Inbox], outboxes: Outboxes) -> None:

@@ -188,11 +188,12 @@ class HandoverLayer(OpenableLayer[D]):
 
         What other processes have been allowed to send takes room, too. Where too little is left, they are allowed less.
         """
-        full = self._mailboxes.deliver(queue, channels, item, self._limit_beside_others)
+        limit = self._limit_beside_others
+        full = self._mailboxes.deliver(queue, channels, item, limit)
         if full:
-            if self._inbox is not None and self._inbox.left:
-                self._take_room_back(queue, full)
-            full = self._hand_over(queue, full, item, self._limit_beside_others)
+            if self._inbox is not None and self._inbox.left and not self._take_room_back(self._inbox, queue, full):
+                limit = self._limit_beside_one
+            full = self._hand_over(queue, full, item, limit)
         return full
 
     def _quiet(self) -> int | None:
@@ -216,14 +217,23 @@ class HandoverLayer(OpenableLayer[D]):
             return self._limit(channel)
         return int(self.get_capacity(channel)) - inbox.left
 
-    def _take_room_back(self, queue: str, channels: Sequence[str]) -> None:
-        """Let others hand over at most half of what fits beside one message more on each of these channels."""
+    def _limit_beside_one(self, channel: str) -> int | None:
+        limit = self._limit(channel)
+        return None if limit is None else limit - 1
+
+    def _take_room_back(self, inbox: Inbox, queue: str, channels: Sequence[str]) -> bool:
+        """Let others hand over at most half of what fits beside one message more on each of these channels.
+
+        False where one of them was stopped while it was sending: it may send one message, and the others nothing.
+        """
         room = NO_LIMIT
         for channel in channels:
             limit = self._limit(channel)
             if limit is not None:
                 room = min(room, (limit - self._mailboxes.held(channel, queue) - 1) // 2)
-        self._make_room(at_most=max(0, room), patient=True)
+        room = max(0, room)
+        self._make_room(at_most=room, patient=True)
+        return inbox.left <= room
 
     # From and to other processes, without the database.
 
