@@ -218,7 +218,7 @@ class ApswDatabase(Database):
             files.remove()
             taken: list[Any] = []
             # Before anybody can receive from the new one: what is in both must come once.
-            new = self._reopen(lambda execute: store.move(old.execute, execute, taken))
+            new = self._reopen(lambda execute: store.move(old.execute, execute, taken), files.owned)
         logger.warning("Opened %s again, and moved there what was in it.", self.path)
         self.keeper.ask(partial(self._move, old, taken))  # and what has been sent meanwhile
         for layer in self._present():
@@ -237,17 +237,19 @@ class ApswDatabase(Database):
         if self.bell is not None:
             self.bell.ring()
 
-    def _reopen(self, prepare: Callable[[Execute], object]) -> "Spare":
-        new, spare = self._prepared(prepare)
+    def _reopen(self, prepare: Callable[[Execute], object], owned: os.stat_result | None) -> "Spare":
+        new, spare = self._prepared(prepare, owned)
         with self._lock:
             self._lose()
             self._use(new)
         known_as(self, identify(self.path))
         return spare
 
-    def _prepared(self, prepare: Callable[[Execute], object]) -> "tuple[apsw.Connection, Spare]":
+    def _prepared(
+        self, prepare: Callable[[Execute], object], owned: os.stat_result | None
+    ) -> "tuple[apsw.Connection, Spare]":
         with contextlib.ExitStack() as undo:
-            new = _connect(self.path)
+            new = _connect(self.path, owned)
             undo.callback(new.close)
             spare = Spare(self.path, LOCK_WAIT_MS)
             undo.callback(spare.close)
@@ -383,8 +385,8 @@ def _close_quickly(connection: apsw.Connection) -> None:
     connection.close()
 
 
-def _connect(path: str) -> apsw.Connection:
-    connection: apsw.Connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path)
+def _connect(path: str, owned: os.stat_result | None = None) -> apsw.Connection:
+    connection: apsw.Connection = apsw.Connection(MEMORY) if path == MEMORY else schema.connect(path, owned=owned)
     try:
         schema.check(schema.executor(connection), schema.steps(), path)
         for pragma, value in (("synchronous", "normal"), ("mmap_size", 0), ("journal_size_limit", JOURNAL_LIMIT)):

@@ -94,7 +94,8 @@ class DjangoDatabase(Database):
             except Locked as error:
                 raise DatabaseBusy(
                     f"The database {self.path} was locked for {wait:g} s while the layer was opening it, perhaps by "
-                    f"the transaction that it was called in. Make its tables before that: {upgrade}"
+                    f"the transaction that it was called in. Make its tables before that: {upgrade} "
+                    "(with channels_lite in INSTALLED_APPS)"
                 ) from error
             except DiskFull:
                 raise

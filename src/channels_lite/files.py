@@ -14,6 +14,8 @@ class Files:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.owned: os.stat_result | None = None
+        """Whose the database was, and who might use it, at the last look."""
         self._known = {path: NONE, **{path + suffix: NONE for suffix in JOURNAL}}
         self.lost()
 
@@ -21,24 +23,30 @@ class Files:
         """Those that were deleted, or have others in their place. One that comes into being meanwhile is none."""
         lost = []
         for path, known in self._known.items():
-            there = _identify(path)
+            status = _stat(path)
+            there = _identity(status)
             if known == NONE:
                 self._known[path] = there
             elif there != known:
                 lost.append(path)
+            if path == self.path and path not in lost:
+                self.owned = status
         return lost
 
     def remove(self) -> None:
         """Remove what is left of them. A journal would be taken for that of the next database in this place."""
         for path, known in self._known.items():
-            if _identify(path) == known != NONE:
+            if _identity(_stat(path)) == known != NONE:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 
 
-def _identify(path: str) -> Identity:
+def _stat(path: str) -> os.stat_result | None:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except FileNotFoundError:
-        return NONE
-    return (status.st_dev, status.st_ino)
+        return None
+
+
+def _identity(status: os.stat_result | None) -> Identity:
+    return NONE if status is None else (status.st_dev, status.st_ino)

@@ -16,6 +16,7 @@ import django.db
 
 from channels_lite import diagnosis, guard
 from channels_lite.errors import SchemaError
+from channels_lite.page import give
 
 if sys.platform != "win32":
     import fcntl
@@ -260,16 +261,17 @@ def executor(connection: apsw.Connection) -> Execute:
     return execute
 
 
-def connect(path: str, *, create_file: bool = True) -> guard.Connection:
+def connect(path: str, *, create_file: bool = True, owned: os.stat_result | None = None) -> guard.Connection:
     """Open a database file with apsw, in WAL mode, waiting for locks; SchemaError or DiskFull says what is wrong.
 
-    A file that does not exist is made for its owner alone. ``create_file=False`` creates no file, and its connection
-    cannot write. TwoLibraries where this process has the file open with another SQLite library.
+    A file that does not exist is made for its owner alone, or for those who might use the file whose status ``owned``
+    is. ``create_file=False`` creates no file, and its connection cannot write. TwoLibraries where this process has the
+    file open with another SQLite library.
     """
     try:
         if not create_file:
             return _read_only(path)
-        _create_private(path)
+        _create_private(path, owned)
         diagnosis.check_rights(path)
         connection = guard.Connection(path)
         try:
@@ -296,7 +298,7 @@ def _read_only(path: str) -> guard.Connection:
     return connection
 
 
-def _create_private(path: str) -> None:
+def _create_private(path: str, owned: os.stat_result | None) -> None:
     # A file that is there is never opened here: closing it would drop the locks that SQLite holds in this process.
     if os.path.lexists(path):
         return
@@ -308,6 +310,8 @@ def _create_private(path: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(leftover)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if owned is not None:
+            give(path, owned)
 
 
 @contextlib.contextmanager

@@ -91,6 +91,7 @@ class Watcher:
         self._heard = False  # the listener has said since then that it was rung
         self._unheard = False  # it was rung before that, and the listener had not said so
         self._inode = 0  # of the ear
+        self._troubles: dict[str, str] = {}  # what was reported since the last poll that did not fail
         self.running = False
 
     @property
@@ -181,8 +182,8 @@ class Watcher:
             step()
         except LayerClosed:
             self.stop()
-        except Exception:
-            logger.exception("The watcher of %s failed; it starts again in %g s.", self._source.path, RESTART_PAUSE)
+        except Exception as error:
+            self._report("The watcher of %s failed; it starts again in %g s.", error)
             self.stop()
             self._timer = self.loop.call_later(RESTART_PAUSE, self._restart)
 
@@ -192,12 +193,16 @@ class Watcher:
             self._look_now()
         except LayerClosed:
             self.stop()
-        except Exception:
-            logger.exception(
-                "The watcher of %s cannot start; the next try is in %g s.", self._source.path, RESTART_PAUSE
-            )
+        except Exception as error:
+            self._report("The watcher of %s cannot start; the next try is in %g s.", error)
             self.stop()
             self._timer = self.loop.call_later(RESTART_PAUSE, self._restart)
+
+    def _report(self, text: str, error: Exception) -> None:
+        """Log what failed, loudly once for as long as it stays the same."""
+        level = logging.DEBUG if self._troubles.get(text) == repr(error) else logging.ERROR
+        self._troubles[text] = repr(error)
+        logger.log(level, text, self._source.path, RESTART_PAUSE, exc_info=True)
 
     def _rung(self) -> None:
         self._heard = True
@@ -226,6 +231,7 @@ class Watcher:
                 self._listen_to_inbox()
             self._inbox.tidy()
         self._look_if_changed()
+        self._troubles.clear()
         self._schedule(self._pause())
 
     def _is_deaf(self) -> bool:

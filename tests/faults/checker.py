@@ -212,7 +212,8 @@ def main(folder: str) -> int:
     verdict = judge(records)
     counts = Counter(record.event.value for record in records)
     print(", ".join(f"{number} {event}" for event, number in sorted(counts.items())) or "no records")
-    print(verdict)
+    if records:
+        print(verdict)
     return int(bool(verdict) or not records)
 
 

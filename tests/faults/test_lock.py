@@ -56,7 +56,7 @@ async def test_a_heartbeat_notices_a_loop_that_stands_still(cast):
     blocked = await cast.start({"do": "heartbeat", "block": 0.2})
     await cast.until(lambda: bool(cast.records(Event.LATE)))
     (late,) = cast.records(Event.LATE)
-    assert (late.process, late.number >= 190) == (blocked.process.pid, True)
+    assert (late.process, late.number >= 100) == (blocked.process.pid, True)  # a heartbeat takes off what others used
 
 
 @needs_proc

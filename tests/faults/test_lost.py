@@ -127,6 +127,26 @@ async def test_noticed_within_a_second(layer, path, caplog):
     assert await receive(layer) == "before"
 
 
+def rights(path):
+    """Who may use a file."""
+    status = os.stat(path)
+    return status.st_mode, status.st_uid, status.st_gid
+
+
+@pytest.mark.parametrize("loss", ["database", "all"])
+async def test_whoever_might_use_it(layer, path, loss):
+    """The new one has the rights of the old one, also if those were given while it was in use."""
+    os.chmod(path, 0o660)
+    if os.geteuid() == 0:
+        os.chown(path, -1, 12345)
+    before = rights(path)
+    await until(lambda: (layer._database.files.owned.st_mode, layer._database.files.owned.st_gid) == before[::2])
+    LOSSES[loss](path)
+    await until(lambda: is_back(layer, path))
+    assert [rights(path + suffix) for suffix in ("", "-wal", "-shm")] == [before] * 3
+    assert await receive(layer) == "before"
+
+
 async def test_a_layer_that_is_closed_just_then(layer, path, make_layer):
     """What it had acknowledged is in the new database when it has closed."""
     os.unlink(path)
@@ -189,6 +209,8 @@ async def test_something_else_in_its_place(layer, path, caplog):
             await asyncio.wait_for(call, PATIENCE)
     await asyncio.sleep(1.2)  # longer than it takes until it is tried again
     assert caplog.text.count(WORDS) == 1
+    errors = [record.msg for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == len(set(errors)), caplog.text  # each is said once
     assert Path(path).read_text() == "no database" * 1000
     os.unlink(path)
     await until(lambda: is_back(layer, path))

@@ -425,7 +425,7 @@ async def test_poll_that_fails(make: Make, source: Source, ear: Ear, caplog: pyt
 
 
 async def test_restart_that_fails(make: Make, source: Source, ear: Ear, caplog: pytest.LogCaptureFixture) -> None:
-    """A restart that fails is logged and tried again until it succeeds."""
+    """A restart that fails is logged, once for each cause, and tried again until it succeeds."""
     make().start()
     ear.fails.extend([RuntimeError("simulated")] * 2)
     source.commit()
@@ -435,7 +435,7 @@ async def test_restart_that_fails(make: Make, source: Source, ear: Ear, caplog: 
     source.fails.extend([apsw.IOError("simulated")] * 3)
     source.listener.ring()
     await soon(ear.looked)
-    assert caplog.text.count("The watcher of the database cannot start; the next try is in") == 3
+    assert caplog.text.count("The watcher of the database cannot start; the next try is in") == 2
     source.commit()
     source.listener.ring()
     await soon(ear.looked)
