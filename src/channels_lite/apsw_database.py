@@ -56,7 +56,7 @@ class ApswDatabase(Database):
         self._lock = threading.RLock()
         self._inserted: list[int] = []  # what the update hook heard since the write began
         self._considered: list[str] = []  # channels whose capacity the running group_send asked for
-        self._rows = Rows()  # of the running write
+        self._rows = Rows(later=True)  # of the running write
         self._generation = 0  # of the connection: a new one counts its data_version anew
         self._use(_connect(path))
         if not self.in_memory:

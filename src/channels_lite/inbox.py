@@ -22,10 +22,8 @@ from channels_lite.page import (
     HIGHEST,
     NEAR,
     PATIENCE,
-    PATIENT_TRIES,
     SOCKET,
     TAKEN,
-    TRIES,
     at,
     first_place,
     folder_of,
@@ -162,13 +160,13 @@ class Inbox:
     def make_room(self, room: int, most: int, *, patient: bool = False) -> list[bytes]:
         """Let others send so many messages more; returns what has come meanwhile, as ``collect``.
 
-        ``most``: what is in the fullest mailbox. ``patient``: try for longer, up to a millisecond.
+        ``most``: what is in the fullest mailbox. ``patient``: try for longer, about a millisecond.
         """
         self._half = most // 2 if most or not room else -1
         if time.monotonic() < self._again and not patient:
             return []
         # Who has the lock may have been stopped: that must not hold up each receive().
-        if not self.page.acquire(PATIENT_TRIES if patient else TRIES):
+        if not self.page.acquire(PATIENCE if patient else 0.0):
             self._low, self._again = self.left, time.monotonic() + BUSY
             return []
         try:

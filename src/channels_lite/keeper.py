@@ -22,7 +22,7 @@ logger = logging.getLogger("channels_lite.keeper")
 CHECKPOINT_PAGES = 4_000
 RESTART_WAIT_MS = 50  # milliseconds that a restart of the -wal may hold up writers for a slow reader
 JOURNAL_LIMIT = 32 * 1024 * 1024  # bytes that the -wal keeps on disk when it begins anew
-INSPECTION = 0.7  # seconds between two looks at whether the database's files are there still
+INSPECTION = 0.7  # seconds between two looks at whether the database's files are there still, and into mailboxes
 LARGE_WAL = 128 * 1024 * 1024  # bytes of a -wal that does not begin anew from which it is reported: floods make 70
 WARNING_INTERVAL = 60.0  # seconds between two of these reports
 RETRY_PAUSE = 0.5  # seconds until a keeper that cannot work tries again: as often as who waits polls
@@ -248,7 +248,10 @@ class Keeper:
         if self._inspect is None or time.monotonic() < self._next_inspection:
             return connection
         self._next_inspection = time.monotonic() + INSPECTION
-        return self._inspect(connection)
+        connection = self._inspect(connection)
+        for layer in list(self._layers):
+            layer.tidy_alone()
+        return connection
 
     def _connected(self) -> Connection:
         if self._connection is not None and not self._connection.is_open():

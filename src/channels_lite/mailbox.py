@@ -278,10 +278,10 @@ class Mailboxes:
                 self._tell(channel, len(self._parked.get(channel, ())))
             return expired
 
-    def expire_full(self, now: int, least: int) -> list[tuple[str, Item]]:
-        """As ``expire``, for those that have at least so many."""
+    def expire_oldest(self, now: int) -> list[tuple[str, Item]]:
+        """As ``expire``, for the mailboxes whose oldest message has expired."""
         with self._lock:
-            return self.expire(now, [name for name, items in self._parked.items() if len(items) >= least])
+            return self.expire(now, [name for name, items in self._parked.items() if items[0].expires_at <= now])
 
     def clear(self) -> None:
         """Throw all parked items away; those who wait go on waiting."""

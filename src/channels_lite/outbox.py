@@ -15,7 +15,7 @@ logger = logging.getLogger("channels_lite.inbox")
 RETRY = 1.0  # seconds after which an inbox that was not there is looked for again
 OUTBOXES = 100  # inboxes of others that a layer has open; each takes three descriptors
 MISSING = 1_000  # owners without one that a layer remembers
-CROWDED = 20  # tries to send to a socket in which 10 messages wait, and the system takes no more: less than a row takes
+CROWDED = 0.00005  # seconds that a socket is tried in which 10 messages wait, all that fit in: less than a row takes
 FLUSHING = 1.0  # seconds that a flush waits for a process that does not read its inbox
 
 
@@ -38,16 +38,19 @@ class Outbox:
         ``mark``: of its channel. ``quiet``: of the page, before it was known that no rows come first. Without, it is
         handed over past all rows and whether it is allowed or not.
         """
-        for _ in range(CROWDED):
-            if not self.page.acquire():
-                return False
+        end = 0.0
+        while self.page.acquire():
             try:
                 if quiet is not None and (self.page.room <= 0 or self.page.quiet != quiet):
-                    return False
+                    break
                 if self._send(datagram, mark):
                     return True
             finally:
                 self.page.release()
+            now = time.monotonic()
+            end = end or now + CROWDED
+            if now >= end:
+                break
             os.sched_yield()
         return False
 
@@ -108,10 +111,13 @@ class Outboxes:
         self._found: dict[str, Outbox] = {}  # owner -> the way to it
         self._missing: dict[str, float] = {}  # owner -> when to look again
 
-    def find(self, queue: str) -> Outbox | None:
-        """The way to who receives from this process-specific queue; None where there is none."""
+    def find(self, queue: str, *, again: bool = False) -> Outbox | None:
+        """The way to who receives from this process-specific queue; None where there is none.
+
+        ``again``: look also where there was none a moment ago.
+        """
         owner = queue[queue.rfind(".") + 1 : -1]
-        outbox = self._found.get(owner) or self._open(owner)
+        outbox = self._found.get(owner) or self._open(owner, again)
         if outbox is not None and not outbox.is_open:
             self._found.pop(owner, None)
             return None
@@ -130,8 +136,8 @@ class Outboxes:
             self._lose(outbox, error)
             return False
 
-    def _open(self, owner: str) -> Outbox | None:
-        if self._missing.get(owner, 0.0) > time.monotonic():
+    def _open(self, owner: str, again: bool) -> Outbox | None:
+        if self._missing.get(owner, 0.0) > time.monotonic() and not (again and os.path.exists(self._path(owner))):
             return None
         if len(self._found) >= OUTBOXES:
             self.prune()
@@ -159,13 +165,14 @@ class Outboxes:
             self._miss(owner, error)
 
     def _miss(self, owner: str, error: Exception) -> None:
+        known = owner in self._missing
         self._missing[owner] = time.monotonic() + RETRY
         path = self._path(owner)
         if isinstance(error, ConnectionRefusedError):
             logger.debug("The process of the inbox %s has ended.", path)
             with contextlib.suppress(PermissionError):  # then its own user will do it
                 remove_if_dead(path)
-        elif not isinstance(error, FileNotFoundError):
+        elif not isinstance(error, FileNotFoundError) and not known:
             logger.info("The inbox %s cannot be used, and messages for it become rows: %s.", path, error)
 
     def _path(self, owner: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import mmap
 import os
 import secrets
@@ -9,9 +10,12 @@ import socket
 import stat
 import sys
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import Callable
+
+from channels_lite.errors import Locked
 
 if sys.platform != "win32":  # where there are no inboxes
     import fcntl
@@ -19,18 +23,18 @@ if sys.platform != "win32":  # where there are no inboxes
 PATIENCE = 0.001  # seconds that a thread waits for others of its process
 
 TRIES = 20  # for the lock of a page: about 20 us, four times as long as a sender has it
-PATIENT_TRIES = 200  # of who sends a row, and lets others have the processor in between
+STUCK = 0.05  # seconds after which who has had the lock all the time has been stopped with it
 
 SOCKET = ".socket"  # the ending of a socket's name; the page has none
-SIZE = 48 * 1024
+SIZE = 80 * 1024
 HIGHEST = 2**64 - 1  # on a page; counting goes on at 0, so that a number that somebody spoilt fails nobody
 # What stands where on it, in numbers of eight bytes: whether it is open; how many messages were ever allowed, sent, and
 # received; how often sending a row was begun or ended; how many claimed rows are not in mailboxes yet, plus CLAIMING.
 OPEN, GIVEN, TAKEN, READ, ROWS, CLAIMED = range(6)
 # Then come the places of mailboxes: how many messages are in one, times 2**32, plus the mark of its channel or queue.
 FIRST_PLACE = 8
-PLACES = 4096
-NEAR = 8  # places, one after the other, where a mailbox may be
+PLACES = 8192
+NEAR = 16  # places, one after the other, where a mailbox may be
 # And then, in numbers of four bytes, the mark of each message's channel, by the number that it was sent as.
 FIRST_MARK = 2 * (FIRST_PLACE + PLACES)
 MARKS = 2048
@@ -60,7 +64,8 @@ class Page:
         shared = memoryview(mmap.mmap(fd, SIZE))
         self.numbers = shared.cast("Q")
         self._marks = shared.cast("I")[FIRST_MARK : FIRST_MARK + MARKS]
-        self._lock = threading.Lock()  # between the threads of a process: the system's lock is all of theirs
+        self._lock = threading.RLock()  # between the threads of a process: the system's lock is all of theirs
+        self._stuck_since = 0.0  # since when the lock could not be had for a row
         weakref.finalize(self, os.close, fd)  # by then no thread uses it any more
 
     @property
@@ -112,12 +117,20 @@ class Page:
         rows = self.numbers[ROWS]
         return None if rows & 1 or self.numbers[CLAIMED] else rows
 
-    def begin_row(self) -> bool:
+    def begin_row(self, *, later: bool = False) -> bool:
         """From here until ``end_row`` nothing is handed over to the owner, by others or by itself.
 
-        False where somebody else has the lock, and may hand over what has been allowed.
+        False where somebody else has the lock all the time, and may hand over the one message that he is at. ``later``:
+        Locked is raised until that is sure.
         """
-        locked = self.acquire(PATIENT_TRIES)
+        locked = self.acquire(0.0 if self._stuck_since else PATIENCE)
+        if locked:
+            self._stuck_since = 0.0
+        else:
+            now = time.monotonic()
+            self._stuck_since = self._stuck_since or now
+            if later and now - self._stuck_since < STUCK:
+                raise Locked("The page of an inbox is locked.")
         self.numbers[ROWS] = (self.numbers[ROWS] + 1 | 1) & HIGHEST
         return locked
 
@@ -177,21 +190,42 @@ class Page:
                 return number >> 32
         return 0
 
-    def acquire(self, tries: int = TRIES) -> bool:
-        """Lock the page; False where another process has the lock, which may have been stopped with it."""
+    def acquire(self, patience: float = 0.0) -> bool:
+        """Lock the page; False where another process has the lock, which may have been stopped with it.
+
+        ``patience``: seconds after TRIES in which others get the processor. Each such turn can take milliseconds.
+        """
+        while self._lock._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks it
+            self._lock.release()  # a signal handler has raised in this thread just before it would have done so
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=PATIENCE):
             return False
-        for number in range(tries):
+        try:
+            locked = self._acquire_from_others(patience)
+        except BaseException:
+            self.release()
+            raise
+        if not locked:
+            self._lock.release()
+        return locked
+
+    def _acquire_from_others(self, patience: float) -> bool:
+        end = 0.0
+        for number in itertools.count():
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if number >= TRIES:
+                    now = time.monotonic()
+                    end = end or now + patience
+                    if now >= end:
+                        break
                     os.sched_yield()
-                continue
-            except OSError:  # a file system without locks: then nobody sends to this inbox
-                break
-            return True
-        self._lock.release()
+            except OSError as error:
+                if error.errno is None:  # a signal handler's
+                    raise
+                break  # a file system without locks: then nobody sends to this inbox
+            else:
+                return True
         return False
 
     def release(self) -> None:
@@ -203,13 +237,15 @@ class Page:
 class Rows:
     """The rows that a statement or a transaction sends to process-specific queues, with the pages of these."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, later: bool = False) -> None:
+        """``later``: who sends them tries again after Locked."""
+        self._later = later
         self._pages: dict[Page, bool] = {}  # whether they are locked
 
     def held(self, page: Page, queue: str, channel: str | None) -> int:
         """As ``Page.held``, for a row to this page's owner that is one of these."""
         if page not in self._pages:
-            self._pages[page] = page.begin_row()
+            self._pages[page] = page.begin_row(later=self._later)
         held = page.held(queue, channel)
         # Whoever was stopped with the lock may still send the one message that it is at.
         return held if self._pages[page] else held + 1

@@ -272,6 +272,63 @@ async def test_others_send_while_rows_are_claimed(layers, monkeypatch):
 
 
 @with_inboxes
+async def test_a_row_whose_bell_has_not_been_rung(layers, path):
+    """Between its commit and the bell, what others hand over already counts it, and comes after it."""
+    layer, other = layers
+    channel = await layer.new_channel()
+    queue, _, local = channel.rpartition("!")
+    for sender in layers:  # both know now that no row is there
+        await sender.send(channel, {"type": "before"})
+        assert (await asyncio.wait_for(layer.receive(channel), PATIENCE))["type"] == "before"
+    page = other._outboxes.find(f"{queue}!").page
+    locked = page.begin_row()
+    row = ("", f"{queue}!", json.dumps([local]), 2**53, layer._codec.encode({"type": "row"}, 60))
+    columns = "prefix, queue, targets, expires_at, payload"
+    with apsw.Connection(path) as connection:
+        connection.execute(f"INSERT INTO channels_lite_message ({columns}) VALUES (?, ?, ?, ?, ?)", row)
+    connection.close()
+    page.end_row(locked)
+    await other.send(channel, {"type": "of another process"})
+    await layer.send(channel, {"type": "of its own"})
+    received = [(await asyncio.wait_for(layer.receive(channel), PATIENCE))["type"] for _ in range(3)]
+    assert received == ["row", "of another process", "of its own"]
+
+
+@with_inboxes
+async def test_a_name_that_was_used_too_early(layers, make_layer):
+    """Rows to a process that has not opened its layer yet count as soon as it has."""
+    late, (_, other) = make_layer(capacity=CAPACITY, auto_trim=False), layers
+    channel = await late.new_channel()
+    await other.send(channel, LARGE)
+    waiting = asyncio.ensure_future(late.receive(await late.new_channel()))
+    queue = channel.partition("!")[0] + "!"
+    accepted = 1
+    for _ in range(3 * CAPACITY):
+        await until(lambda: late._mailboxes.queues() == 1 and not late._database.read(store.has_live, "", queue))
+        with contextlib.suppress(ChannelFull):
+            await other.send(channel, LARGE)
+            accepted += 1
+    assert accepted == CAPACITY == await pending(late, channel)
+    waiting.cancel()
+
+
+@with_inboxes
+async def test_some_have_expired(layers):
+    """In a process in which nobody waits, too, they take no room for long."""
+    layer, other = layers
+    channel = await layer.new_channel()
+    queue = channel.partition("!")[0] + "!"
+    for _ in range(CAPACITY // 2):
+        await other.send(channel, {"type": "x"}, expiry=0.1)
+    await until(lambda: layer._inbox.is_at_rest and not layer._mailboxes.held(channel, queue))
+    for _ in range(CAPACITY):
+        await other.send(channel, LARGE)
+    with pytest.raises(ChannelFull):
+        await other.send(channel, LARGE)
+    assert await pending(layer, channel) == CAPACITY
+
+
+@with_inboxes
 @pytest.mark.parametrize("own", [False, True])
 async def test_a_sender_was_stopped_in_the_middle(layers, path, own):
     """The others go on, and leave room for the message that it may still send."""

@@ -1,6 +1,7 @@
 """The inbox of a layer and the ways into it, in one process: what may be sent, what is found, what is left behind."""
 
 import errno
+import fcntl
 import os
 import shutil
 import socket
@@ -488,6 +489,27 @@ def test_strangers_bytes_in_a_socket(make: Callable[..., Inbox], outboxes: Outbo
         assert collect() == [b"what?", pack(MESSAGE)]
 
 
+def test_a_lock_that_a_signal_handler_has_left(
+    make: Callable[..., Inbox], outboxes: Outboxes, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has raised just after the page was locked: whoever sends next in this thread puts that right."""
+    inbox = make(10)
+    outbox = outboxes.find(QUEUE)
+    assert outbox is not None
+    assert outbox.page.acquire()
+    assert send(outboxes)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda fd, how: (_ for _ in ()).throw(TimeoutError) if how & fcntl.LOCK_NB else 0)
+        with pytest.raises(TimeoutError):
+            send(outboxes)
+    other = Outboxes(database, "").find(QUEUE)
+    assert other is not None
+    assert other.page.acquire()
+    other.page.release()
+    assert send(outboxes)
+    assert len(inbox.collect()) == 2
+
+
 def test_another_inbox_of_the_same_owner(make: Callable[..., Inbox], outboxes: Outboxes) -> None:
     """What was known of the rows of the one before says nothing about those of the next."""
     inbox = make()
@@ -541,7 +563,7 @@ def test_a_lock_that_stays_locked(make: Callable[..., Inbox], database: str, mon
     assert stopped.page.acquire()
     tries = []
     monkeypatch.setattr(module, "BUSY", 3600)
-    monkeypatch.setattr(inbox.page, "acquire", lambda number: tries.append(1))
+    monkeypatch.setattr(inbox.page, "acquire", lambda patience: tries.append(1))
     for _ in range(5):
         assert inbox.make_room(10, 0) == []
         assert inbox.is_low

@@ -81,8 +81,9 @@ class SQLiteLayer(GroupsLayer[D]):
         if own and (quiet := self._quiet()) is not None and self._is_first_in(queue, quiet):
             item = Item(payload, clock.now() + milliseconds(seconds))
             if self._hand_over_own(queue, (channel,), item):
-                raise ChannelFull(channel)
-            if self._is_still(quiet) or not self._mailboxes.withdraw(queue, channel, item):
+                if self._is_full(queue, channel):
+                    raise ChannelFull(channel)
+            elif self._is_still(quiet) or not self._mailboxes.withdraw(queue, channel, item):
                 return
         targets = None
         if local is not None:

@@ -221,7 +221,10 @@ class GroupsLayer(HandoverLayer[D]):
                 self._hand_over_to_group(self._owed.popleft())
 
     def _hand_over_to_group(self, owed: Owed) -> None:
-        for channel in self._hand_over_own(*owed):
+        full = self._hand_over_own(*owed)
+        if full:  # or somebody was stopped while sending to one of them, and its room could not be taken back
+            full = self._hand_over(owed.queue, full, owed.item, self._limit)
+        for channel in full:
             self.drops.count(channel, Reason.FULL)
 
 

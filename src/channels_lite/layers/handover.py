@@ -100,8 +100,8 @@ class HandoverLayer(OpenableLayer[D]):
         if note and note[1] == quiet != NO_PAGE:
             return True
         news = database.news()
-        if note and note[0] == news:
-            note[1] = quiet if quiet != NO_PAGE else note[1]
+        # A row is told by the page before its bell is rung: where there is a page, the bell does not count.
+        if note and note[0] == news and quiet == NO_PAGE:
             return True
         return self._read_now(self._note_if_empty, queue, news, quiet) is True
 
@@ -186,15 +186,20 @@ class HandoverLayer(OpenableLayer[D]):
     def _hand_over_own(self, queue: str, channels: Sequence[str], item: Item) -> Sequence[str]:
         """Hand what this process sends to these channels of one of our queues: those that had no room.
 
-        What other processes have been allowed to send takes room, too. Where too little is left, they are allowed less.
+        What other processes have been allowed to send takes room, too. Where too little is left, they are allowed less;
+        that may fail, see ``_is_full``.
         """
-        limit = self._limit_beside_others
-        full = self._mailboxes.deliver(queue, channels, item, limit)
+        full = self._mailboxes.deliver(queue, channels, item, self._limit_beside_others)
         if full:
-            if self._inbox is not None and self._inbox.left and not self._take_room_back(self._inbox, queue, full):
-                limit = self._limit_beside_one
-            full = self._hand_over(queue, full, item, limit)
+            if self._inbox is not None and self._inbox.left:
+                self._take_room_back(queue, full)
+            full = self._hand_over(queue, full, item, self._limit_beside_others)
         return full
+
+    def _is_full(self, queue: str, channel: str) -> bool:
+        """Whether a channel of ours is full without what others have been allowed to send."""
+        limit = self._limit(channel)
+        return limit is not None and self._mailboxes.held(channel, queue) >= limit
 
     def _quiet(self) -> int | None:
         """As ``Page.quiet`` of our inbox; NO_PAGE where there is none, and others cannot know what is here."""
@@ -217,23 +222,14 @@ class HandoverLayer(OpenableLayer[D]):
             return self._limit(channel)
         return int(self.get_capacity(channel)) - inbox.left
 
-    def _limit_beside_one(self, channel: str) -> int | None:
-        limit = self._limit(channel)
-        return None if limit is None else limit - 1
-
-    def _take_room_back(self, inbox: Inbox, queue: str, channels: Sequence[str]) -> bool:
-        """Let others hand over at most half of what fits beside one message more on each of these channels.
-
-        False where one of them was stopped while it was sending: it may send one message, and the others nothing.
-        """
+    def _take_room_back(self, queue: str, channels: Sequence[str]) -> None:
+        """Let others hand over at most half of what fits beside one message more on each of these channels."""
         room = NO_LIMIT
         for channel in channels:
             limit = self._limit(channel)
             if limit is not None:
                 room = min(room, (limit - self._mailboxes.held(channel, queue) - 1) // 2)
-        room = max(0, room)
-        self._make_room(at_most=room, patient=True)
-        return inbox.left <= room
+        self._make_room(at_most=max(0, room), patient=True)
 
     # From and to other processes, without the database.
 
@@ -306,13 +302,18 @@ class HandoverLayer(OpenableLayer[D]):
 
     def tidy(self) -> None:
         """As ``take_in``; what a sender that was killed had counted, and what has expired, takes no room any more."""
-        if self._inbox is not None and self._inbox.is_behind:
+        inbox = self._inbox
+        if inbox is not None and inbox.is_behind:
             self.take_in()
-        if self.options.enforce_capacity:
-            for channel, item in self._mailboxes.expire_full(clock.now(), self._least()):
-                self._expired(channel, item)
+        for channel, item in self._mailboxes.expire_oldest(clock.now()):
+            self._expired(channel, item)
         self._catch_up()
         self._quiet()
+
+    def tidy_alone(self) -> None:
+        """As ``tidy``, where no watcher does it, because nobody waits here."""
+        if not any(watcher.running for watcher in self._watchers):
+            self.tidy()
 
     def take_in_all(self) -> None:
         """As ``take_in``, also where a stranger has put something between: it reads once more."""
@@ -353,12 +354,10 @@ class HandoverLayer(OpenableLayer[D]):
 
     def _room_beside(self, held: int) -> int:
         """How many messages more fit into a mailbox that holds so many, whichever channel's it is."""
-        return self._least() - held if self.options.enforce_capacity else NO_LIMIT
-
-    def _least(self) -> int:
-        """The least capacity of a channel."""
+        if not self.options.enforce_capacity:
+            return NO_LIMIT
         least: int = min([self.options.capacity, *self.options.channel_capacity.values()])
-        return least
+        return least - held
 
     def forget(self, prefix: str) -> None:
         """Throw away what is parked in this process, if the layer has this prefix."""
@@ -423,7 +422,7 @@ class HandoverLayer(OpenableLayer[D]):
             return None
         if queue.endswith(self._own):
             return None if self._inbox is None else self._inbox.page
-        outbox = self._outbox(queue)
+        outbox = None if self._outboxes is None else self._outboxes.find(queue, again=True)
         return None if outbox is None else outbox.page
 
     def _limit(self, channel: str) -> int | None:
