@@ -127,9 +127,9 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[threading.Thread]]
     def note(owner: Any, name: str) -> None:
         original = getattr(owner, name)
 
-        def noting(*arguments: Any) -> Any:
+        def noting(*arguments: Any, **named: Any) -> Any:
             seen[name].add(threading.current_thread())
-            return original(*arguments)
+            return original(*arguments, **named)
 
         monkeypatch.setattr(owner, name, noting)
 
