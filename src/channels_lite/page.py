@@ -66,6 +66,8 @@ class Page:
         self._marks = shared.cast("I")[FIRST_MARK : FIRST_MARK + MARKS]
         self._lock = threading.RLock()  # between the threads of a process: the system's lock is all of theirs
         self._stuck_since = 0.0  # since when the lock could not be had for a row
+        self._begun = 0  # what ROWS was at the last look
+        self._begun_at = 0.0  # since when it has been that
         weakref.finalize(self, os.close, fd)  # by then no thread uses it any more
 
     @property
@@ -141,9 +143,12 @@ class Page:
             self.release()
 
     def forget_row(self) -> None:
-        """Under the lock: who has begun to send a row was killed, if there is anybody."""
-        if self.numbers[ROWS] & 1:
-            self.numbers[ROWS] = self.numbers[ROWS] + 1 & HIGHEST
+        """Under the lock: who has begun to send a row for this long was killed; see ``begin_row`` for who has not."""
+        rows, now = self.numbers[ROWS], time.monotonic()
+        if rows != self._begun:
+            self._begun, self._begun_at = rows, now
+        elif rows & 1 and now - self._begun_at > STUCK:
+            self.numbers[ROWS] = rows + 1 & HIGHEST
 
     def begin_claim(self, number: int) -> None:
         """So many rows leave the database, under its write lock. Until ``end_claim`` nothing is handed over."""

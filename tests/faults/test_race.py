@@ -239,6 +239,7 @@ async def test_the_owner_sends_while_a_row_is_on_its_way(layers, path):
     assert (await asyncio.wait_for(layer.receive(channel), PATIENCE))["type"] == "row"
     page.begin_row()
     page.release()  # as the system does
+    await until(lambda: layer._quiet() is not None)
     for sender in (layer, other):
         await sender.send(channel, {"type": "handed over"})
         assert not layer._database.read(store.has_live, "", queue)
