@@ -95,7 +95,7 @@ class Inbox:
     @property
     def is_at_rest(self) -> bool:
         """Neither of both."""
-        return self.page.numbers[TAKEN] == self._delivered and self.left > self._low
+        return self.numbers[TAKEN] == self._delivered and self.left > self._low
 
     def hold(self, name: str, number: int, most: int) -> None:
         """Let it be known how much is in a mailbox, a channel's or a queue's; ``most``: in the fullest one."""

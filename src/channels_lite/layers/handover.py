@@ -233,10 +233,16 @@ class HandoverLayer(OpenableLayer[D]):
 
     # From and to other processes, without the database.
 
-    def _direct(self, queue: str) -> Outbox | None:
-        """The way to another process that receives from this queue, if no message in the database comes before."""
+    def _direct(self, queue: str) -> tuple[Outbox, int] | None:
+        """The way to another process that receives from this queue, if no message in the database comes before.
+
+        And ``Page.quiet`` from before that was known.
+        """
         outbox = self._outbox(queue)
-        return outbox if outbox is not None and self._is_empty(queue) else None
+        quiet = None if outbox is None else outbox.page.quiet
+        if outbox is None or quiet is None or not self._is_empty(queue, quiet):
+            return None
+        return outbox, quiet
 
     def _has_inbox(self, queue: str) -> bool:
         """Whether this is the queue of a process that messages can be handed over to."""
@@ -252,12 +258,10 @@ class HandoverLayer(OpenableLayer[D]):
 
         ``channel``: the only one that it is for.
         """
-        outbox, outboxes = self._outbox(queue), self._outboxes
-        if outbox is None or outboxes is None:
+        direct, outboxes = self._direct(queue), self._outboxes
+        if direct is None or outboxes is None:
             return False
-        quiet = outbox.page.quiet
-        if quiet is None or not self._is_empty(queue, quiet):
-            return False
+        outbox, quiet = direct
         its_mark = ANY if channel is None else mark(channel)
         return outboxes.send(outbox, Handed(queue, targets, payload, clock.now() + ttl), its_mark, quiet)
 
