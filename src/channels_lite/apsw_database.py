@@ -14,7 +14,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 
 from channels_lite import diagnosis, keeper, schema, store
 from channels_lite.config import MEMORY
-from channels_lite.database import Database, Rules, acquire, known_as
+from channels_lite.database import Database, Rules, Sent, acquire, known_as
 from channels_lite.errors import PASSING, ChannelsLiteError, LayerClosed, Locked
 from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
@@ -37,15 +37,6 @@ class Write(NamedTuple):
 
     operation: Callable[..., Sequence[str] | None]
     arguments: tuple[Any, ...]
-
-
-class Sent(NamedTuple):
-    """What a write did."""
-
-    queues: Sequence[str]
-    """Where its messages went, one for each."""
-    considered: list[str]
-    """The channels that the statement considered, if it asked for their capacity."""
 
 
 class ApswDatabase(Database):

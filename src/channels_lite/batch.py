@@ -4,7 +4,8 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
-from channels_lite.apsw_database import TURN, ApswDatabase, Sent, Write
+from channels_lite.apsw_database import TURN, ApswDatabase, Write
+from channels_lite.database import Sent
 from channels_lite.errors import Locked, busy
 from channels_lite.keeper import pause
 

@@ -10,3 +10,8 @@ def now() -> int:
     over within the process takes about ten in all.
     """
     return time.time_ns() // 1_000_000
+
+
+def milliseconds(seconds: float) -> int:
+    """At least one."""
+    return max(1, round(seconds * 1000))

@@ -53,6 +53,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Remove what has expired in the background."""
     symmetric_encryption_keys: list[Any] | None = None
     """Keys; the first one encrypts, all decrypt."""
+    plain_sql: bool = False
+    """With keys: take what is published from SQL all the same, which is not encrypted."""
     serializer_format: str = "msgpack"
     """A name in ``channels_lite.serializers.registry``."""
     polling_interval: Seconds | None = 0.1
@@ -177,6 +179,16 @@ def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:
             )
         rules.append((pattern, capacity))
     return rules
+
+
+def globs(channel_capacity: Mapping[Any, Any]) -> list[tuple[str, int]]:
+    """The rules of ``channel_capacity`` that SQL can follow, as patterns of its GLOB: all but regular expressions."""
+    return [(_as_glob(key), capacity) for key, capacity in channel_capacity.items() if isinstance(key, str)]
+
+
+def _as_glob(pattern: str) -> str:
+    """What fnmatch writes "[!a]" SQLite writes "[^a]"; a "^" that is meant as such is in no channel's name."""
+    return re.sub(r"\[([!^])", lambda found: "[^" if found[1] == "!" else "[", pattern)
 
 
 def _shown(capacity: Any) -> str:

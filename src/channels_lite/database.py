@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from channels_lite import config, diagnosis, outbox
 from channels_lite.bell import Bell, Listener
@@ -22,6 +22,15 @@ Rules = Callable[[str, bool, Rows], int | None]
 """A layer's answer to channels_lite_capacity(): of which channel, for a message to several, and what it is part of."""
 
 logger = logging.getLogger("channels_lite.database")
+
+
+class Sent(NamedTuple):
+    """What a write did."""
+
+    queues: Sequence[str]
+    """Where its messages went, one for each."""
+    considered: list[str]
+    """The channels that the statement considered, if it asked for their capacity."""
 
 
 class Database(abc.ABC):

@@ -5,7 +5,7 @@ import struct
 import msgspec
 
 MOST_BYTES = 64 * 1024  # of one; a longer message goes through the database
-HEAD = struct.Struct("=QHI")  # when it expires, the lengths of its queue and its targets
+HEAD = struct.Struct("=QQHI")  # when it was sent and when it expires, the lengths of its queue and its targets
 
 
 class Handed(msgspec.Struct, frozen=True, gc=False):
@@ -18,22 +18,25 @@ class Handed(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     expires_at: int
     """Milliseconds, as channels_lite_clock."""
+    sent_at: int = 0
+    """The same; 0: nobody knows."""
 
 
 def pack(message: Handed) -> bytes:
     """The datagram of a message."""
     name, targets = message.queue.encode(), message.targets
-    return b"".join((HEAD.pack(message.expires_at, len(name), len(targets)), name, targets, message.payload))
+    head = HEAD.pack(message.sent_at, message.expires_at, len(name), len(targets))
+    return b"".join((head, name, targets, message.payload))
 
 
 def pack_flush(prefix: str) -> bytes:
     """The datagram that tells a layer with this prefix to throw away what came before."""
-    return pack(Handed("", prefix.encode(), b"", 0))
+    return pack(Handed("", prefix.encode(), b"", 0, 0))
 
 
 def unpack(datagram: bytes) -> Handed:
     """The message of a datagram; struct.error or UnicodeDecodeError where a stranger sent something else."""
-    expires_at, name, targets = HEAD.unpack_from(datagram)
+    sent_at, expires_at, name, targets = HEAD.unpack_from(datagram)
     middle = HEAD.size + name
     end = middle + targets
-    return Handed(datagram[HEAD.size : middle].decode(), datagram[middle:end], datagram[end:], expires_at)
+    return Handed(datagram[HEAD.size : middle].decode(), datagram[middle:end], datagram[end:], expires_at, sent_at)

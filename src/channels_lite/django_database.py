@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from channels_lite import config, diagnosis, schema, store
-from channels_lite.database import Database, Rules, acquire
+from channels_lite.database import Database, Rules, Sent, acquire
 from channels_lite.errors import (
     ChannelsLiteError,
     ConfigError,
@@ -124,26 +124,23 @@ class DjangoDatabase(Database):
 
     # In the keeper's thread.
 
-    def send(self, execute: Execute, operation: Callable[..., object], *arguments: Any) -> tuple[list[str], list[str]]:
-        """Run a function of ``store`` that sends on the keeper's connection, and wake who waits for what went in.
-
-        Returns the queues, one for each message that went in, and the channels that the statement considered.
-        """
+    def send(self, execute: Execute, operation: Callable[..., object], *arguments: Any) -> Sent:
+        """Run a function of ``store`` that sends on the keeper's connection, and wake who waits for what went in."""
         sent, considered = self._own.link.follow(operation, execute, *arguments)
         self.announce_all(sent)
         self.tidy()
-        return [queue for _, queue in sent], considered
+        return _sent(sent, considered)
 
     # In the keeper's thread, or in any while that one has nothing to do.
 
-    def send_now(self, operation: Callable[..., object], *arguments: Any) -> tuple[list[str], list[str]] | None:
+    def send_now(self, operation: Callable[..., object], *arguments: Any) -> Sent | None:
         """As ``send``, in this thread; None where it might have to wait for anything."""
         results: list[tuple[list[tuple[str, str]], list[str]]] = []
         if not self.do_now(lambda execute: results.append(self._own.link.follow(operation, execute, *arguments))):
             return None
         sent, considered = results[0]
         self.announce_all(sent)  # the connection is free again, for claims
-        return [queue for _, queue in sent], considered
+        return _sent(sent, considered)
 
     def do_now(self, job: Callable[[Execute], Any]) -> bool:
         """Run a short job in this thread, which may be a loop's; False where it might have to wait for anything.
@@ -168,7 +165,15 @@ class DjangoDatabase(Database):
 
     # In a caller's thread.
 
-    def send_here(self, operation: Callable[..., object], *arguments: Any) -> tuple[list[str], list[str]]:
+    def may_undo(self) -> bool:
+        """Whether this thread's connection is in a transaction, or is the only one that there is."""
+        connection = connections[self.alias]
+        if self.in_memory or connection.in_atomic_block:
+            return True
+        raw = connection.connection
+        return raw is not None and (not connection.autocommit or raw.in_transaction)
+
+    def send_here(self, operation: Callable[..., object], *arguments: Any) -> Sent:
         """As ``send``, on this thread's connection: where it has a transaction open, the wake waits for its commit."""
         connection = connections[self.alias]
         try:
@@ -176,7 +181,7 @@ class DjangoDatabase(Database):
         except Locked:
             self._refuse_in_transaction(connection)
             raise
-        return [queue for _, queue in sent], considered
+        return _sent(sent, considered)
 
     def run_here(self, job: Callable[[Execute], T]) -> T:
         """Run a job that sends nothing on this thread's connection."""
@@ -259,6 +264,10 @@ class DjangoDatabase(Database):
         if not self.in_memory:
             self.keeper.resume()
         self._aside.release()
+
+
+def _sent(inserted: list[tuple[str, str]], considered: list[str]) -> Sent:
+    return Sent([queue for _, queue in inserted], considered)
 
 
 def open_alias(alias: str, path: str, layer: object, rules: Rules) -> DjangoDatabase:

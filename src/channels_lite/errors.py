@@ -27,6 +27,13 @@ class LayerClosed(ChannelsLiteError):
     """The layer was closed while this call was waiting for a message."""
 
 
+class LoopRunning(ChannelsLiteError, RuntimeError):
+    """Something for synchronous code was used in a thread in which an event loop runs; nothing was sent or changed.
+
+    A RuntimeError as well, because that is what asgiref's ``async_to_sync`` raises there.
+    """
+
+
 class DatabaseFailed(ChannelsLiteError):
     """The disk failed, or the database file is damaged or may not be written any more; nothing was sent or changed.
 

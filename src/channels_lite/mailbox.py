@@ -14,10 +14,12 @@ import msgspec
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):  # made once for each message: a NamedTuple takes 0.1 us more
-    """A message that was claimed or handed over: payload, and expiry (milliseconds, as channels_lite_clock)."""
+    """A message that was claimed or handed over: payload, expiry and age (milliseconds, as channels_lite_clock)."""
 
     payload: bytes
     expires_at: int
+    sent_at: int = 0
+    """0: nobody knows."""
 
 
 class Waiter(msgspec.Struct, eq=False):

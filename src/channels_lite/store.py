@@ -17,12 +17,15 @@ FULL = "channels_lite: channel is full"  # what the capacity trigger raises
 parse_names = msgspec.json.Decoder(list[str]).decode  # a JSON array of channels, or of their local parts
 
 _INSERT = """
-INSERT INTO channels_lite_message (prefix, queue, targets, payload, capacity, expires_at)
-VALUES (?, ?, ?, ?, channels_lite_capacity(?, ?, ?), (SELECT now FROM channels_lite_clock) + ?)
+INSERT INTO channels_lite_message (prefix, queue, targets, payload, capacity, expires_at, sent_at)
+VALUES (
+    ?, ?, ?, ?, channels_lite_capacity(?, ?, ?),
+    (SELECT now FROM channels_lite_clock) + ?, (SELECT now FROM channels_lite_clock)
+)
 """
 
 _INSERT_GROUP = """
-INSERT INTO channels_lite_message (prefix, queue, targets, group_name, payload, capacity, expires_at)
+INSERT INTO channels_lite_message (prefix, queue, targets, group_name, payload, capacity, expires_at, sent_at)
 SELECT
     prefix,
     queue,
@@ -30,9 +33,11 @@ SELECT
     group_name,
     ?,
     channels_lite_capacity(?, queue || min(local), count(*) > 1),
-    (SELECT now FROM channels_lite_clock) + ?
+    (SELECT now FROM channels_lite_clock) + ?,
+    (SELECT now FROM channels_lite_clock)
 FROM channels_lite_live_membership
 WHERE prefix = ? AND group_name = ? AND queue NOT IN (SELECT value FROM json_each(?))
+  AND channel NOT IN (SELECT value FROM json_each(?))
 GROUP BY queue
 """
 
@@ -52,14 +57,16 @@ SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
 _MEMBERS_IN_QUEUE = """
-SELECT json_group_array(channel), coalesce(min(expires_at), ?)
-FROM channels_lite_live_membership WHERE prefix = ? AND group_name = ? AND queue = ?
+SELECT json_group_array(channel), coalesce(min(expires_at), ?) FROM (
+    SELECT channel, expires_at FROM channels_lite_live_membership
+    WHERE prefix = ? AND group_name = ? AND queue = ? ORDER BY joined_at
+)
 """
 
 _CLAIM_ONE = """
 DELETE FROM channels_lite_message WHERE id = (
     SELECT id FROM channels_lite_live_message WHERE prefix = ? AND queue = ? ORDER BY id LIMIT 1
-) RETURNING payload, expires_at
+) RETURNING payload, expires_at, coalesce(sent_at, 0)
 """
 
 _NEXT_OF_CHANNEL = """
@@ -70,7 +77,7 @@ WHERE prefix = ? AND queue = ? AND EXISTS (
 ORDER BY id LIMIT 1
 """
 
-_CLAIM_ID = "DELETE FROM channels_lite_message WHERE id = ? RETURNING payload, expires_at"
+_CLAIM_ID = "DELETE FROM channels_lite_message WHERE id = ? RETURNING payload, expires_at, coalesce(sent_at, 0)"
 
 _LAST_OF_BATCH = f"""
 SELECT max(id) FROM (
@@ -83,24 +90,26 @@ SELECT max(id) FROM (
 _CLAIM_UP_TO = """
 DELETE FROM channels_lite_message
 WHERE prefix = ? AND queue = ? AND id <= ? AND +expires_at > (SELECT now FROM channels_lite_clock)
-RETURNING id, CAST(targets AS BLOB), payload, expires_at
+RETURNING id, CAST(targets AS BLOB), payload, expires_at, coalesce(sent_at, 0)
 """
 
 _PUT_BACK = """
-INSERT INTO channels_lite_message (id, prefix, queue, targets, payload, expires_at)
-SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ?, ? FROM channels_lite_message
+INSERT INTO channels_lite_message (id, prefix, queue, targets, payload, expires_at, sent_at)
+SELECT min(coalesce(min(id), 0), 0) - 1, ?, ?, ?, ?, ?, nullif(?, 0) FROM channels_lite_message
 """
 
 _NEWEST = """
-SELECT id, prefix, queue, targets, group_name, expires_at, payload FROM channels_lite_message ORDER BY id DESC LIMIT ?
+SELECT id, prefix, queue, targets, group_name, sent_at, expires_at, payload
+FROM channels_lite_message ORDER BY id DESC LIMIT ?
 """
 
 _MOVE_IN = """
-INSERT INTO channels_lite_message (id, prefix, queue, targets, group_name, expires_at, payload)
-SELECT (SELECT min(coalesce(min(id), 0), 0) - 1 FROM channels_lite_message), ?, ?, ?, ?, ?, ?
+INSERT INTO channels_lite_message (id, prefix, queue, targets, group_name, sent_at, expires_at, payload)
+SELECT (SELECT min(coalesce(min(id), 0), 0) - 1 FROM channels_lite_message), ?, ?, ?, ?, ?, ?, ?
 WHERE NOT EXISTS (
     SELECT 1 FROM channels_lite_message
-    WHERE (id, prefix, queue) = (?, ?, ?) AND targets IS ? AND group_name IS ? AND (expires_at, payload) = (?, ?)
+    WHERE (id, prefix, queue) = (?, ?, ?) AND targets IS ? AND group_name IS ? AND sent_at IS ?
+      AND (expires_at, payload) = (?, ?)
 )
 """
 
@@ -137,6 +146,16 @@ ON CONFLICT DO UPDATE SET joined_at = excluded.joined_at, expires_at = excluded.
 
 _DISCARD = "DELETE FROM channels_lite_membership WHERE prefix = ? AND group_name = ? AND queue = ? AND local = ?"
 
+_GROUP_CHANNELS = """
+SELECT channel FROM channels_lite_live_membership WHERE prefix = ? AND group_name = ? ORDER BY joined_at, channel
+"""
+
+_GROUP_COUNT = "SELECT count(*) FROM channels_lite_live_membership WHERE prefix = ? AND group_name = ?"
+
+_GROUPS = """
+SELECT group_name FROM channels_lite_live_membership WHERE prefix = ? AND queue = ? AND local = ? ORDER BY group_name
+"""
+
 # The index is named: the planner would read all memberships of the prefix.
 _EVICT = """
 DELETE FROM channels_lite_membership INDEXED BY channels_lite_membership_channel
@@ -162,6 +181,14 @@ DELETE FROM channels_lite_membership WHERE (prefix, group_name, queue, local) IN
 """
 
 
+_REGISTER = """
+INSERT INTO channels_lite_layer (prefix, expiry, capacity, rules, refuses) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE
+SET expiry = excluded.expiry, capacity = excluded.capacity, rules = excluded.rules, refuses = excluded.refuses
+"""
+
+_REGISTERED = "SELECT prefix, expiry, capacity, rules, refuses FROM channels_lite_layer WHERE prefix = ?"
+
 _COUNT_EXPIRED = """
 SELECT (SELECT count(*) FROM channels_lite_expired_message) + (SELECT count(*) FROM channels_lite_expired_membership)
 """
@@ -174,6 +201,7 @@ class Claimed(NamedTuple):
     targets: bytes | None
     payload: bytes
     expires_at: int
+    sent_at: int
 
 
 def send(
@@ -197,13 +225,21 @@ def send(
 
 
 def group_send(
-    execute: Execute, prefix: str, group: str, payload: bytes, rules: int, ttl: int, without: Collection[str] = ()
+    execute: Execute,
+    prefix: str,
+    group: str,
+    payload: bytes,
+    rules: int,
+    ttl: int,
+    without: Collection[str] = (),
+    excluded: Collection[str] = (),
 ) -> None:
     """Put one message into the queue of every member, one row a queue, but for the queues ``without``.
 
-    ``rules`` is for channels_lite_capacity().
+    ``rules`` is for channels_lite_capacity(); ``excluded`` are members that do not get it.
     """
-    execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group, json.dumps(list(without))))
+    names = json.dumps(list(without)), json.dumps(list(excluded))
+    execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group, *names))
 
 
 def queues_of_group(execute: Execute, prefix: str, group: str, at_most: int) -> list[str]:
@@ -240,8 +276,8 @@ def has_live(execute: Execute, prefix: str, queue: str) -> bool:
     return bool(execute(_HAS_LIVE, (prefix, queue)))
 
 
-def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -> tuple[bytes, int] | None:
-    """Take the oldest live message of a normal channel: its payload and when it expires."""
+def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -> tuple[bytes, int, int] | None:
+    """Take the oldest live message of a normal channel: its payload, when it expires and when it was sent."""
     # Without a hint it is looked for first: a claim takes the write lock even when there is nothing to take.
     if not hinted and not has_live(execute, prefix, queue):
         return None
@@ -251,7 +287,7 @@ def claim_one(execute: Execute, prefix: str, queue: str, hinted: bool = False) -
 
 def claim_own(
     execute: Execute, prefix: str, queue: str, local: str, is_wanted: Callable[[], bool]
-) -> tuple[bytes, int] | None:
+) -> tuple[bytes, int, int] | None:
     """Take the oldest live message of a process-specific channel, if it is for no other channel as well.
 
     ``is_wanted`` is asked when it has been found: what was handed over before it must be delivered before.
@@ -311,10 +347,10 @@ def pending(execute: Execute, prefix: str, names: Sequence[str], at_most: int) -
 
 
 def put_back(
-    execute: Execute, prefix: str, queue: str, payload: bytes, expires_at: int, local: str | None = None
+    execute: Execute, prefix: str, queue: str, local: str | None, payload: bytes, expires_at: int, sent_at: int
 ) -> None:
     """Undo the claim of a channel's oldest message: it is in front again, whatever the capacity."""
-    execute(_PUT_BACK, (prefix, queue, None if local is None else json.dumps([local]), payload, expires_at))
+    execute(_PUT_BACK, (prefix, queue, None if local is None else json.dumps([local]), payload, expires_at, sent_at))
 
 
 def move(source: Execute, target: Execute, taken: list[Any]) -> None:
@@ -360,6 +396,31 @@ def group_discard(execute: Execute, prefix: str, group: str, queue: str, local: 
     """End a channel's membership, if there is one."""
     execute(_DISCARD, (prefix, group, queue, local))
     return ()
+
+
+def group_channels(execute: Execute, prefix: str, group: str) -> list[str]:
+    """The live members of a group, in the order in which they joined."""
+    return [row[0] for row in execute(_GROUP_CHANNELS, (prefix, group))]
+
+
+def group_count(execute: Execute, prefix: str, group: str) -> int:
+    """How many live members a group has."""
+    number: int = execute(_GROUP_COUNT, (prefix, group))[0][0]
+    return number
+
+
+def groups(execute: Execute, prefix: str, queue: str, local: str) -> list[str]:
+    """The groups that a channel is a live member of, by name."""
+    return [row[0] for row in execute(_GROUPS, (prefix, queue, local))]
+
+
+def register(
+    execute: Execute, prefix: str, expiry: int, capacity: int | None, rules: Sequence[tuple[str, int]], refuses: bool
+) -> None:
+    """Let SQL know by which rules a layer sends: see ``sql/0006_publishing.sql``. Writes only what is new."""
+    row = (prefix, expiry, capacity, json.dumps(rules), int(refuses))
+    if execute(_REGISTERED, (prefix,)) != [row]:
+        execute(_REGISTER, row)
 
 
 def evict(execute: Execute, prefix: str, queue: str, local: str, expires_at: int) -> None:

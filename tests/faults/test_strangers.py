@@ -1,6 +1,5 @@
 """What a stranger leaves: rows straight in the tables, datagrams in an inbox, pages, bells and files. All go on."""
 
-import ast
 import asyncio
 import base64
 import hashlib
@@ -9,7 +8,6 @@ import os
 import re
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -33,40 +31,9 @@ from channels_lite.errors import SchemaError, UndecodableMessage
 from channels_lite.page import SOCKET, at, connect, folder_of, open_page, path_of
 from tests.faults.generated import KINDS, Layer, Make, generated, layers, rows, same
 from tests.patience import PATIENCE, until
+from tests.stranger import Stranger
 
 with_inboxes = pytest.mark.skipif(not inbox.is_possible(), reason="there are inboxes on Linux only")
-
-WRITER = """
-import ast, sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
-for line in sys.stdin:
-    try:
-        print(connection.execute(*ast.literal_eval(line)).rowcount != 0, flush=True)
-    except (sqlite3.IntegrityError, sqlite3.DataError):
-        print(False, flush=True)
-"""
-
-
-class Stranger:
-    """Another process that writes into the database with Python's sqlite3 and rings no bell."""
-
-    def __init__(self, path: str) -> None:
-        command = [sys.executable, "-c", WRITER, path]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def put(self, sql: str, *parameters: Any) -> bool:
-        """Whether the tables allow it."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{(sql, parameters)!r}\n")
-        self._process.stdin.flush()
-        return bool(ast.literal_eval(self._process.stdout.readline()))
-
-    def end(self) -> None:
-        """End the process."""
-        self._process.communicate()
-        assert self._process.returncode == 0
-
 
 Put = Callable[..., Any]
 

@@ -11,16 +11,31 @@ SELECT id, prefix, queue, targets, group_name, expires_at
 FROM channels_lite_message
 WHERE expires_at <= (SELECT now FROM channels_lite_clock);
 
+CREATE VIEW channels_lite_group_send (group_name, message) AS
+SELECT NULL, NULL WHERE false;
+
+CREATE TRIGGER channels_lite_group_send_insert
+INSTEAD OF INSERT ON channels_lite_group_send
+BEGIN
+    INSERT INTO channels_lite_published VALUES (true, NEW.group_name, NEW.message);
+END;
+
+CREATE TABLE channels_lite_layer (
+    prefix   TEXT PRIMARY KEY,
+    expiry   INTEGER NOT NULL CHECK (expiry > 0),               -- milliseconds
+    capacity INTEGER CHECK (capacity >= 0),                     -- NULL: not enforced
+    rules    TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(rules)), -- JSON: [GLOB, capacity] pairs, the first match wins
+    refuses  INTEGER NOT NULL DEFAULT 0                         -- it encrypts, and takes nothing that is not encrypted
+) STRICT, WITHOUT ROWID;
+
 CREATE VIEW channels_lite_live_membership AS
-SELECT prefix, group_name, queue, local, queue || local AS channel, expires_at
+SELECT prefix, group_name, queue, local, queue || local AS channel, joined_at, expires_at
 FROM channels_lite_membership
 WHERE expires_at > (SELECT now FROM channels_lite_clock);
 
 CREATE VIEW channels_lite_live_message AS
-SELECT id, prefix, queue, targets, group_name, capacity, expires_at, payload
+SELECT id, prefix, queue, targets, group_name, capacity, expires_at, payload, sent_at
 FROM channels_lite_message
--- The unary plus keeps the expiry index out of this view's plans: messages are claimed in the order of id.
--- The clock is written out here: through its view, a claim costs 12 us more.
 WHERE +expires_at > CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER);
 
 CREATE TABLE channels_lite_membership (
@@ -51,7 +66,7 @@ CREATE TABLE channels_lite_message (
     capacity   INTEGER CHECK (capacity >= 0),                       -- of the queue, when sent; NULL: not enforced
     expires_at INTEGER NOT NULL,                                    -- milliseconds, as channels_lite_clock
     payload    BLOB NOT NULL
-) STRICT;
+, sent_at INTEGER) STRICT;
 
 CREATE TRIGGER channels_lite_message_capacity
 BEFORE INSERT ON channels_lite_message
@@ -103,6 +118,82 @@ END;
 
 CREATE INDEX channels_lite_message_order ON channels_lite_message (prefix, queue);
 
+CREATE VIEW channels_lite_pending (prefix, channel, messages, oldest) AS
+SELECT m.prefix, m.queue || coalesce(t.value, ''), count(*), min(m.sent_at)
+FROM channels_lite_live_message AS m
+CROSS JOIN json_each(CASE
+    WHEN m.targets IS NULL THEN '[null]'
+    WHEN json_valid(m.targets) THEN m.targets
+    ELSE '[]'
+END) AS t
+GROUP BY m.prefix, m.queue || coalesce(t.value, '');
+
+CREATE VIEW channels_lite_published (to_group, name, message) AS
+SELECT NULL, NULL, NULL WHERE false;
+
+CREATE TRIGGER channels_lite_published_insert
+INSTEAD OF INSERT ON channels_lite_published
+BEGIN
+    SELECT CASE WHEN NEW.to_group
+        THEN RAISE(ABORT, 'channels_lite: the group has no valid name; it is fewer than 100 ASCII letters, digits, "-", "_" and "."')
+        ELSE RAISE(ABORT, 'channels_lite: the channel has no valid name; it is fewer than 100 ASCII letters, digits, "-", "_" and ".", with at most one "!", and not in front')
+    END
+    WHERE typeof(NEW.name) <> 'text'
+       OR NEW.name IN ('', '!')
+       OR NEW.name GLOB CASE WHEN NEW.to_group THEN '*[^-A-Za-z0-9_.]*' ELSE '*[^-A-Za-z0-9_.!]*' END
+       OR NEW.name GLOB '!*'
+       OR NEW.name GLOB '*!*!*'
+       OR length(CAST(NEW.name AS BLOB)) <> length(NEW.name)
+       OR length(NEW.name) >= 100;
+    SELECT RAISE(ABORT, 'channels_lite: the message is not the text of a JSON object')
+    WHERE typeof(NEW.message) <> 'text'
+       OR NOT json_valid(NEW.message)
+       OR instr(CAST(NEW.message AS BLOB), x'00')
+       OR json_type(CASE WHEN json_valid(NEW.message) THEN NEW.message END) IS NOT 'object';
+    SELECT RAISE(ABORT, 'channels_lite: layers with several prefixes use this database, and none without one: it cannot be told which is meant')
+    WHERE NOT EXISTS (SELECT 1 FROM channels_lite_publisher);
+    SELECT RAISE(ABORT, 'channels_lite: the layer encrypts its messages, and these are not encrypted; its option plain_sql accepts them')
+    FROM channels_lite_publisher
+    WHERE refuses;
+    INSERT INTO channels_lite_message (prefix, queue, targets, group_name, payload, capacity, expires_at, sent_at)
+    SELECT
+        p.prefix,
+        r.queue,
+        CASE WHEN substr(r.queue, -1) = '!' THEN r.locals END,
+        CASE WHEN NEW.to_group THEN NEW.name END,
+        CAST('json:' || NEW.message AS BLOB),
+        coalesce((
+            SELECT json_extract(value, '$[1]') FROM json_each(p.rules)
+            WHERE r.queue || r.local GLOB json_extract(value, '$[0]')
+            ORDER BY key LIMIT 1
+        ), p.capacity),
+        now + p.expiry,
+        now
+    FROM channels_lite_publisher AS p, channels_lite_clock, (
+        SELECT NULL AS prefix, queue, local, json_array(local) AS locals
+        FROM (
+            SELECT
+                substr(NEW.name, 1, coalesce(nullif(instr(NEW.name, '!'), 0), 100)) AS queue,
+                substr(NEW.name, coalesce(nullif(instr(NEW.name, '!'), 0), 100) + 1) AS local
+        )
+        WHERE NOT NEW.to_group
+        UNION ALL
+        SELECT prefix, queue, min(local), json_group_array(local)
+        FROM channels_lite_live_membership
+        WHERE NEW.to_group AND group_name = NEW.name
+        GROUP BY prefix, queue
+    ) AS r
+    WHERE r.prefix IS NULL OR r.prefix = p.prefix;
+END;
+
+CREATE VIEW channels_lite_publisher (prefix, expiry, capacity, rules, refuses) AS
+SELECT prefix, expiry, capacity, rules, refuses
+FROM channels_lite_layer
+WHERE prefix = '' OR (SELECT count(*) FROM channels_lite_layer) = 1
+UNION ALL
+SELECT '', 60000, 100, '[]', 0
+WHERE NOT EXISTS (SELECT 1 FROM channels_lite_layer);
+
 CREATE VIEW channels_lite_queue (prefix, queue) AS
 WITH RECURSIVE
     prefixes (prefix) AS (
@@ -132,4 +223,13 @@ CREATE TABLE channels_lite_schema (
     sha256     TEXT NOT NULL,
     applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT;
+
+CREATE VIEW channels_lite_send (channel, message) AS
+SELECT NULL, NULL WHERE false;
+
+CREATE TRIGGER channels_lite_send_insert
+INSTEAD OF INSERT ON channels_lite_send
+BEGIN
+    INSERT INTO channels_lite_published VALUES (false, NEW.channel, NEW.message);
+END;
 

@@ -43,6 +43,7 @@ DEFAULTS = {
     "channel_capacity": {},
     "auto_trim": True,
     "symmetric_encryption_keys": None,
+    "plain_sql": False,
     "serializer_format": "msgpack",
     "polling_interval": 0.1,
     "polling_idle_timeout": 1800,
@@ -50,6 +51,7 @@ DEFAULTS = {
 }
 
 ACCEPTED = [
+    ("plain_sql", True),
     ("database", "default"),
     ("database", "channels"),
     ("database", SafeString("channels")),
@@ -79,6 +81,7 @@ ACCEPTED = [
 ]
 
 REFUSED = [
+    ("plain_sql", "yes"),
     ("database", 5),
     ("database", ["default"]),
     ("database", ""),
@@ -161,7 +164,7 @@ OLDER = [
 
 
 def test_defaults() -> None:
-    """An empty CONFIG gives the defaults of channels-lite 0.3, and there are no options besides."""
+    """An empty CONFIG gives the defaults, those of channels-lite 0.3 as they were there; there are no other options."""
     options = AIOSQLiteChannelLayer().options
     assert {name: getattr(options, name) for name in options.__struct_fields__} == DEFAULTS
 

@@ -10,7 +10,7 @@ from channels_lite import schema
 from tests.unit.project import AIO, CORE, FOREIGN, PATIENCE, ROUTER, Project
 
 STEPS = schema.steps()
-VERSION = 4  # of the SQL files that the migrations bring
+VERSION = 6  # of the SQL files that the migrations bring
 BOTH = ["django.contrib.contenttypes", "django.contrib.auth", "channels_lite"]
 COMPANION = "db-channels.sqlite3"
 MESSAGE = """
@@ -106,7 +106,7 @@ from types import SimpleNamespace
 from channels_lite.operations import ApplySchema, DropOldTables, RemoveWhenReversed
 other = SimpleNamespace(alias="default", vendor="postgresql")
 DropOldTables().forwards(other)
-ApplySchema(4).forwards(other)
+ApplySchema(6).forwards(other)
 RemoveWhenReversed().backwards(other)
 """)
     assert project.version("own.sqlite3") == VERSION
@@ -179,7 +179,7 @@ from channels_lite.operations import ApplySchema
 connection.ensure_connection()
 print("ready", flush=True)
 sys.stdin.read()
-ApplySchema(4).forwards(connection)
+ApplySchema(6).forwards(connection)
 """
     processes = [project.start("-c", reach) for _ in range(4)]
     for process in processes:

@@ -184,9 +184,11 @@ def test_rows_survive_an_upgrade(execute: Execute, start: int) -> None:
         execute(MESSAGE)
         execute(MEMBERSHIP)
         tables += ["channels_lite_message", "channels_lite_membership"]
-    before = [execute(f"SELECT * FROM {table}") for table in tables]
+    before = [execute(f"SELECT * FROM {table}")[0] for table in tables]
     assert schema.apply(execute, STEPS) == STEPS[start:]
-    assert [execute(f"SELECT * FROM {table}") for table in tables] == before
+    after = [execute(f"SELECT * FROM {table}") for table in tables]
+    assert [rows[0][: len(row)] for rows, row in zip(after, before, strict=True)] == before  # columns may come behind
+    assert [len(rows) for rows in after] == [1] * len(tables)
     assert versions(execute) == list(range(1, LATEST + 1))
     assert schema.differences(execute, STEPS) == []
 

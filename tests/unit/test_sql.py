@@ -419,7 +419,8 @@ def test_claim_takes_the_oldest(run: Run) -> None:
     expiries = [0, FAR, FAR - 2, FAR - 1]
     for expires_at in expiries:
         fill(run, 1, expires_at=expires_at)
-    assert [store.claim_one(run, "", "chat") for _ in range(4)] == [(b"", FAR), (b"", FAR - 2), (b"", FAR - 1), None]
+    claimed = [store.claim_one(run, "", "chat") for _ in range(4)]
+    assert claimed == [(b"", FAR, 0), (b"", FAR - 2, 0), (b"", FAR - 1, 0), None]
     assert messages(run) == 1
 
 
@@ -529,19 +530,24 @@ def use_every_function(run: Run) -> None:
     assert [store.has_live(run, "", name) for name in ("chat", "none")] == [True, False]
     assert store.members(run, "", "room", ["zone.client!"])[0] == {"zone.client!": ["zone.client!a"]}
     assert store.queues_of_group(run, "", "room", 10) == ["chat", "zone.client!"]
+    assert store.group_channels(run, "", "room") == ["chat", "zone.client!a"]
+    assert store.group_count(run, "", "room") == 2
+    assert store.groups(run, "", "zone.client!", "a") == ["room"]
+    for _ in range(2):
+        store.register(run, "", 60_000, 100, [("a*", 1)], False)
     assert store.data_version(run) > 0
     assert [row.targets for row in store.claim_queue(run, "", "zone.client!", bool, bool)] == [b'["a"]']
-    store.put_back(run, "", "zone.client!", b"own", FAR, "b")
-    store.put_back(run, "", "zone.client!", b"all", FAR, "b")
+    store.put_back(run, "", "zone.client!", "b", b"own", FAR, 7)
+    store.put_back(run, "", "zone.client!", "b", b"all", FAR, 7)
     run("UPDATE channels_lite_message SET targets = '[\"a\", \"b\"]' WHERE payload = CAST('own' AS BLOB)")
     assert store.claim_own(run, "", "zone.client!", "a", lambda: True) is None  # it is for another as well
     assert store.claim_own(run, "", "zone.client!", "b", lambda: False) is None  # it is not wanted any more
-    assert store.claim_own(run, "", "zone.client!", "b", lambda: True) == (b"all", FAR)
+    assert store.claim_own(run, "", "zone.client!", "b", lambda: True) == (b"all", FAR, 7)
     assert store.claim_own(run, "", "zone.client!", "b", lambda: True) is None
     assert len(store.claim_queue(run, "", "zone.client!", bool, bool)) == 1
-    store.put_back(run, "", "chat", b"put back", FAR)
-    store.put_back(run, "", "chat", b"put back last", FAR)
-    assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR), (b"put back", FAR)]
+    store.put_back(run, "", "chat", None, b"put back", FAR, 7)
+    store.put_back(run, "", "chat", None, b"put back last", FAR, 0)
+    assert [store.claim_one(run, "", "chat") for _ in range(2)] == [(b"put back last", FAR, 0), (b"put back", FAR, 7)]
     assert (store.claim_one(run, "", "chat") or ("",))[0] == b"payload"
     move_there_and_back(run)
     store.group_discard(run, "", "room", "zone.client!", "a")
@@ -563,15 +569,15 @@ def move_there_and_back(run: Run) -> None:
     """Move all that is in a database into another one, and from there into the first again: all is as it was."""
     other = schema.executor(apsw.Connection(":memory:"))
     schema.apply(other, schema.steps())
-    store.put_back(run, "", "chat", b"first", FAR)
-    what = "prefix, queue, targets, group_name, expires_at, payload"
+    store.put_back(run, "", "chat", None, b"first", FAR, 7)
+    what = "prefix, queue, targets, group_name, sent_at, expires_at, payload"
     before = run(f"SELECT {what} FROM channels_lite_message ORDER BY id", ())
     for source, target in ((run, other), (other, run)):
         store.move(source, target, [])
         assert source("SELECT count(*) FROM channels_lite_message", ()) == [(0,)]
         assert target(f"SELECT {what} FROM channels_lite_message ORDER BY id", ()) == before
     assert other("SELECT count(*) FROM channels_lite_membership", ()) == [(2,)]
-    assert store.claim_one(run, "", "chat") == (b"first", FAR)
+    assert store.claim_one(run, "", "chat") == (b"first", FAR, 7)
 
 
 def test_every_statement_runs(run: Run) -> None:
@@ -591,6 +597,67 @@ def test_flush_removes_its_own_prefix(run: Run) -> None:
     store.flush(run, "")
     assert (messages(run), messages(run, prefix="other")) == (0, 2)
     assert (members(run, "room"), members(run, "room", "other")) == ([], ["chat"])
+
+
+# Publishing. The whole of it is in tests/processes/test_publishing.py.
+
+CHANNEL, GROUP = "the channel has no valid name", "the group has no valid name"
+NO_MESSAGE = "the message is not the text of a JSON object"
+
+
+@pytest.mark.parametrize("name", ["jobs", "a", "x" * 99, "Zone.one-2_3!local", "zone!", "a!" + "b" * 97])
+def test_channels_to_publish_to(run: Run, name: str) -> None:
+    """Every name that the layer takes is taken, and leads to the queue and target that the layer's own would."""
+    run("INSERT INTO channels_lite_send VALUES (?, '{}')", (name,))
+    queue, mark, local = name.partition("!")
+    expected = (f"{queue}{mark}", json.dumps([local], separators=(",", ":")) if mark else None)
+    assert run("SELECT queue, targets FROM channels_lite_message") == [expected]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "!", "!a", "a!b!c", "a!!", "x" * 100, "two words", "ümlaut", "a\0b", "line\n", None, 5, b"bytes", 1.5]
+)
+def test_names_that_nothing_is_published_to(run: Run, name: Any) -> None:
+    """What is no name of a channel, or of a group, is refused with words that say so, and nothing is sent."""
+    for view, words in (("channels_lite_send", CHANNEL), ("channels_lite_group_send", GROUP)):
+        with pytest.raises(REFUSED, match=words):
+            run(f"INSERT INTO {view} VALUES (?, '{{}}')", (name,))
+    assert run("SELECT count(*) FROM channels_lite_message") == [(0,)]
+
+
+def test_a_groups_name_has_no_mark(run: Run) -> None:
+    """What is a channel's name may be no group's."""
+    with pytest.raises(REFUSED, match=GROUP):
+        run("INSERT INTO channels_lite_group_send VALUES ('a!b', '{}')")
+
+
+@pytest.mark.parametrize(
+    "message", ["", " ", "[]", "1", '"text"', "null", "{", "{}{}", "{a: 1}", '{"a": NaN}', "{}\0", None, 7, b"{}"]
+)
+def test_what_is_no_message(run: Run, message: Any) -> None:
+    """What is not the text of a JSON object is refused with words that say so."""
+    join(run, "room", "chat")
+    for view in ("channels_lite_send", "channels_lite_group_send"):
+        with pytest.raises(REFUSED, match=NO_MESSAGE):
+            run(f"INSERT INTO {view} VALUES ('room', ?)", (message,))
+    assert run("SELECT count(*) FROM channels_lite_message") == [(0,)]
+
+
+def test_the_views_for_publishing_have_two_columns(run: Run) -> None:
+    """They can be written to with and without naming their columns, and there is nothing to be read in them."""
+    for view, name in (("channels_lite_send", "channel"), ("channels_lite_group_send", "group_name")):
+        assert [row[1] for row in run(f"PRAGMA table_info({view})")] == [name, "message"]
+        assert run(f"SELECT * FROM {view}") == []
+
+
+def test_publishing_before_any_layer_came(run: Run) -> None:
+    """The defaults of the options hold: a capacity of 100, and 60 seconds."""
+    for _ in range(100):
+        run("INSERT INTO channels_lite_send VALUES ('jobs', '{}')")
+    with pytest.raises(REFUSED, match=store.FULL):
+        run("INSERT INTO channels_lite_send VALUES ('jobs', '{}')")
+    ttl = "SELECT DISTINCT prefix, expires_at - sent_at FROM channels_lite_message"
+    assert run(ttl) == [("", 60_000)]
 
 
 # Names, the clock and what the tables refuse.
@@ -673,7 +740,7 @@ def test_ids_go_on_from_the_furthest(run: Run) -> None:
         insert(run, "channels_lite_message", MESSAGE | {"id": number})
     for _ in range(3):
         send(run)
-        store.put_back(run, "", "chat", b"", FAR)
+        store.put_back(run, "", "chat", None, b"", FAR, 0)
     ids = [row[0] for row in run("SELECT id FROM channels_lite_message ORDER BY id", ())]
     assert ids == [*range(-(2**53) - 2, 2 - 2**53), *range(2**53 - 1, 2**53 + 3)]
 

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from channels_lite import config, store
-from channels_lite.apsw_database import ApswDatabase, Sent, Write, open_file
+from channels_lite.apsw_database import ApswDatabase, Write, open_file
 from channels_lite.batch import Batch
+from channels_lite.database import Sent
 from channels_lite.errors import PASSING, LayerClosed, Locked
 from channels_lite.keeper import pause_after
 from channels_lite.layers.base import SQLiteLayer
@@ -50,6 +51,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
     async def _write(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:
         database = self._database or await self._ready()
         return await self._batch(database).write(Write(operation, arguments))
+
+    def _write_here(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:
+        database = self._open_here()
+        return self._patiently_here(database, partial(database.send, self.options.prefix, Write(operation, arguments)))
 
     def _batch(self, database: ApswDatabase) -> Batch:
         loop = asyncio.get_running_loop()
@@ -127,6 +132,18 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
             _call_later(loop or waiting, self._suffer(error, attempt), self._collect, queue, attempt + 1, loop)
         except Exception as error:  # for those who wait, not for the sender, whose message has been committed
             self._mailboxes.fail(error, queue)
+
+    async def _read(self, operation: Callable[..., T], *arguments: Any) -> T:
+        database = self._database or await self._ready()
+
+        async def read() -> T:
+            return database.read(operation, *arguments)
+
+        return await self._patiently(database, read)
+
+    def _read_here(self, operation: Callable[..., T], *arguments: Any) -> T:
+        database = self._open_here()
+        return self._patiently_here(database, partial(database.read, operation, *arguments))
 
     def _read_now(self, operation: Callable[..., T], *arguments: Any) -> T | None:
         try:

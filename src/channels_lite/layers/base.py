@@ -14,9 +14,10 @@ from channels_lite import clock, store
 from channels_lite.drops import Reason
 from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
 from channels_lite.keeper import trim_all
-from channels_lite.layers.groups import GroupsLayer, milliseconds
+from channels_lite.layers.groups import GroupsLayer
 from channels_lite.layers.handover import ADDRESSES
 from channels_lite.layers.openable import WAITING, D
+from channels_lite.layers.sync import Sync
 from channels_lite.mailbox import Item, Waiter, running_loop
 from channels_lite.schema import Execute
 
@@ -65,37 +66,52 @@ class SQLiteLayer(GroupsLayer[D]):
 
     # Channels.
 
+    @property
+    def sync(self) -> Sync:
+        """The layer for synchronous code; LoopRunning where an event loop runs in this thread."""
+        return Sync(self)
+
     async def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:
         """Send a message to a channel. It has been committed when this returns, or is in a mailbox of this process.
 
         ``expiry``: seconds until the message is gone if nobody receives it; the layer's own when left out.
         Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed (DiskFull).
         """
+        if self._database is None:
+            await self._ready()
+        row = self._hand_on(channel, message, expiry)
+        if row is not None:
+            try:
+                await self._write(store.send, *row)
+            except ChannelFull:
+                raise ChannelFull(channel) from None
+
+    def _hand_on(self, channel: str, message: dict[str, Any], expiry: float | None) -> tuple[Any, ...] | None:
+        """Hand a message over to who receives from its channel, or return what ``store.send`` makes a row of it with.
+
+        The database is open. Raises ChannelFull and what is wrong with the message.
+        """
         if type(channel) is not str:
             channel = self._channel_name(channel)
         queue, local, own = self._address(channel)
         seconds = self.expiry if expiry is None else _seconds(expiry)
         payload = self._codec.encode(message, seconds)
-        if self._database is None:
-            await self._ready()
+        ttl = clock.milliseconds(seconds)
         if own and (quiet := self._quiet()) is not None and self._is_first_in(queue, quiet):
-            item = Item(payload, clock.now() + milliseconds(seconds))
+            now = clock.now()
+            item = Item(payload, now + ttl, now)
             if self._hand_over_own(queue, (channel,), item):
                 if self._is_full(queue, channel):
                     raise ChannelFull(channel)
             elif self._is_still(quiet) or not self._mailboxes.withdraw(queue, channel, item):
-                return
+                return None
         targets = None
         if local is not None:
             names = msgspec.json.encode([local])
-            if not own and self._send_direct(queue, names, payload, milliseconds(seconds), channel):
-                return
+            if not own and self._send_direct(queue, names, payload, ttl, channel):
+                return None
             targets = names.decode()
-        row = (queue, targets, payload, id(self), channel, False, milliseconds(seconds))
-        try:
-            await self._write(store.send, self.options.prefix, *row)
-        except ChannelFull:
-            raise ChannelFull(channel) from None
+        return self.options.prefix, queue, targets, payload, id(self), channel, False, ttl
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message on a channel and take it. Cancelling loses nothing.
@@ -208,7 +224,7 @@ class SQLiteLayer(GroupsLayer[D]):
         try:
             while items:
                 last = items[-1]  # each goes in front of the one before
-                store.put_back(execute, self.options.prefix, queue, last.payload, last.expires_at)
+                store.put_back(execute, self.options.prefix, queue, None, last.payload, last.expires_at, last.sent_at)
                 items.pop()
         finally:
             for item in reversed(items):

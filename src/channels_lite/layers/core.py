@@ -11,13 +11,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from channels_lite import caller, config, store
 from channels_lite.caller import CallerGone
+from channels_lite.database import Sent
 from channels_lite.django_database import DjangoDatabase, open_alias
 from channels_lite.errors import PASSING, ConfigError, LayerClosed, Locked
 from channels_lite.keeper import pause
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.handover import NO_PAGE
 from channels_lite.layers.openable import WAITING
-from channels_lite.mailbox import Item, Waiter
+from channels_lite.mailbox import Item, Waiter, running_loop
 from channels_lite.schema import Execute
 
 T = TypeVar("T")
@@ -68,17 +69,22 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         return database
 
     def _belongs_to_caller(self, database: DjangoDatabase) -> bool:
+        if running_loop() is None:  # called by synchronous code itself, which is in this thread
+            return database.may_undo()
         return database.in_memory or caller.is_there()
 
-    # Writing.
+    def _register(self) -> None:
+        # In memory all of it would be the caller's: a query that a test might count, in a transaction it rolls back.
+        if self._database is not None and not self._database.in_memory:
+            super()._register()
 
-    async def _write(
-        self, operation: Callable[..., Sequence[str] | None], *arguments: Any
-    ) -> tuple[list[str], list[str]]:
+    # Writing, and reading.
+
+    async def _write(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:
         database = self._database or await self._ready()
         if self._belongs_to_caller(database):
             try:
-                return await self._patiently(database, partial(database.send_here, operation, *arguments))
+                return await self._in_caller(database, partial(database.send_here, operation, *arguments))
             except CallerGone:
                 if database.in_memory:
                     raise
@@ -87,17 +93,35 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             return sent
         return await self._ask(database, lambda execute: database.send(execute, operation, *arguments))
 
-    async def _patiently(self, database: DjangoDatabase, function: Callable[[], T]) -> T:
-        """Run a function in the caller's thread, again and again while the database is locked."""
-        deadline = time.monotonic() + self._deadline
-        for attempt in itertools.count():
+    def _write_here(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:
+        database = self._open_here()
+        sent = None if database.may_undo() else database.send_now(operation, *arguments)
+        if sent is not None:
+            return sent
+        return self._patiently_here(database, partial(database.send_here, operation, *arguments))
+
+    async def _read(self, operation: Callable[..., T], *arguments: Any) -> T:
+        database = self._database or await self._ready()
+
+        def read(execute: Execute) -> T:
+            return operation(execute, *arguments)
+
+        if self._belongs_to_caller(database):
             try:
-                return await caller.run(function)
-            except Locked:
-                if time.monotonic() >= deadline:
-                    raise self._busy(database.path) from None
-            await asyncio.sleep(pause(attempt))
-        raise AssertionError("unreachable")
+                return await self._in_caller(database, partial(database.run_here, read))
+            except CallerGone:
+                if database.in_memory:
+                    raise
+        return await self._ask(database, read)
+
+    def _read_here(self, operation: Callable[..., T], *arguments: Any) -> T:
+        database = self._open_here()
+        read = partial(database.run_here, lambda execute: operation(execute, *arguments))
+        return self._patiently_here(database, read)
+
+    async def _in_caller(self, database: DjangoDatabase, function: Callable[[], T]) -> T:
+        """Run a function in the caller's thread, again and again while the database is locked."""
+        return await self._patiently(database, partial(caller.run, function))
 
     async def _ask(self, database: DjangoDatabase, job: Callable[[Execute], T]) -> T:
         """Run a job in the keeper's thread and wait for its result."""
@@ -216,7 +240,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
 
     def _put_back_for(self, waiter: Waiter, item: Item, execute: Execute) -> None:
         local = self._split(waiter.channel)[1]
-        store.put_back(execute, self.options.prefix, waiter.queue, item.payload, item.expires_at, local)
+        store.put_back(execute, self.options.prefix, waiter.queue, local, item.payload, item.expires_at, item.sent_at)
 
     async def _give_back(self, waiter: Waiter) -> None:
         database, item = self._database, waiter.item
@@ -302,24 +326,26 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
     def _later(self, job: Callable[[Execute], Any]) -> None:
         if self._database is None or not self._database.in_memory:
             super()._later(job)
+        elif running_loop() is None:
+            self._patiently_here(self._database, partial(self._database.run_here, job))
         else:
             self._start(self._do_later(self._database, job))
 
     async def _do_later(self, database: DjangoDatabase, job: Callable[[Execute], Any]) -> None:
-        await self._patiently(database, partial(database.run_here, job))
+        await self._in_caller(database, partial(database.run_here, job))
 
     async def flush(self) -> None:
         """Remove all messages and groups of this layer's prefix; in a transaction, they are gone when that commits."""
         database = await self._ready()
         if self._belongs_to_caller(database):
-            await self._patiently(database, partial(database.flush_here, self.options.prefix))
+            await self._in_caller(database, partial(database.flush_here, self.options.prefix))
         else:
             await super().flush()
 
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
         database = await self._ready()
         if self._belongs_to_caller(database):
-            return await self._patiently(database, partial(database.run_here, job))
+            return await self._in_caller(database, partial(database.run_here, job))
         return await self._run_aside(database, job)
 
 

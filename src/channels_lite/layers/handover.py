@@ -1,6 +1,7 @@
 """What reaches a layer's own channels: rows that it claims, and what is handed over to it without the database."""
 
 import abc
+import contextlib
 import logging
 import socket
 import struct
@@ -11,10 +12,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from channels_lite import clock, store
+from channels_lite import clock, config, store
 from channels_lite.datagram import Handed, unpack
 from channels_lite.drops import Reason
-from channels_lite.errors import PASSING
+from channels_lite.errors import PASSING, Locked
 from channels_lite.inbox import Inbox, is_possible
 from channels_lite.layers.openable import D, OpenableLayer
 from channels_lite.mailbox import Item
@@ -38,15 +39,25 @@ class HandoverLayer(OpenableLayer[D]):
     def _begin(self) -> None:
         super()._begin()
         self._empty: dict[str, list[Any]] = {}  # queues with nothing in the database -> [its news, Page.quiet] then
+        self._tidied = 0  # the database's version at the last ``tidy``
         self._delivering = threading.RLock()  # held from a claim to the delivery; after the database's own lock
         self._inbox: Inbox | None = None
         self._outboxes: Outboxes | None = None
 
     def _connected(self, database: D) -> None:
         self._empty.clear()  # nobody told this layer of commits while it was closed
+        self._register()
         if is_possible() and not database.in_memory:
             self._outboxes = Outboxes(database.path, self.options.prefix)
             self._make_inbox(database.path)
+
+    def _register(self) -> None:
+        """Let SQL know what it needs to publish as this layer sends."""
+        options = self.options
+        capacity = options.capacity if options.enforce_capacity else None
+        rules = config.globs(options.channel_capacity) if options.enforce_capacity else []
+        row = (options.prefix, clock.milliseconds(options.expiry), capacity, rules, self._codec.refuses_sql)
+        self._later(lambda execute: store.register(execute, *row))
 
     def _disconnected(self) -> None:
         self._outboxes = None
@@ -129,7 +140,7 @@ class HandoverLayer(OpenableLayer[D]):
                     execute, self.options.prefix, queue, self.take_in_all, self._claiming, within=within
                 )
                 for index, row in enumerate(rows, 1):
-                    self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at))
+                    self._deliver(queue, row.targets or b"", Item(row.payload, row.expires_at, row.sent_at))
                     self._claimed(len(rows) - index)
             finally:
                 self._end_claim()
@@ -263,7 +274,8 @@ class HandoverLayer(OpenableLayer[D]):
             return False
         outbox, quiet = direct
         its_mark = ANY if channel is None else mark(channel)
-        return outboxes.send(outbox, Handed(queue, targets, payload, clock.now() + ttl), its_mark, quiet)
+        now = clock.now()
+        return outboxes.send(outbox, Handed(queue, targets, payload, now + ttl, now), its_mark, quiet)
 
     def _make_inbox(self, path: str) -> None:
         try:
@@ -305,7 +317,25 @@ class HandoverLayer(OpenableLayer[D]):
                     self._make_room()
 
     def tidy(self) -> None:
-        """As ``take_in``; what a sender that was killed had counted, and what has expired, takes no room any more."""
+        """As ``take_in``; what a sender that was killed had counted, and what has expired, takes no room any more.
+
+        And where the database has changed, no queue is known to be empty any more: strangers ring no bell.
+        """
+        database = self._database
+        if database is not None:
+            with contextlib.suppress(Locked):
+                version = database.version()
+                if version != self._tidied:
+                    self._tidied = version
+                    self._empty.clear()
+        self._clear_up()
+
+    def tidy_alone(self) -> None:
+        """As ``tidy``, where no watcher does it, because nobody waits here. Who waits next looks first."""
+        if not any(watcher.running for watcher in self._watchers):
+            self._clear_up()
+
+    def _clear_up(self) -> None:
         inbox = self._inbox
         if inbox is not None and inbox.is_behind:
             self.take_in()
@@ -313,11 +343,6 @@ class HandoverLayer(OpenableLayer[D]):
             self._expired(channel, item)
         self._catch_up()
         self._quiet()
-
-    def tidy_alone(self) -> None:
-        """As ``tidy``, where no watcher does it, because nobody waits here."""
-        if not any(watcher.running for watcher in self._watchers):
-            self.tidy()
 
     def take_in_all(self) -> None:
         """As ``take_in``, also where a stranger has put something between: it reads once more."""
@@ -336,7 +361,9 @@ class HandoverLayer(OpenableLayer[D]):
                 self.drops.count(self._own, Reason.UNDECODABLE, str(error))
                 continue
             if handed.queue.endswith(self._own):
-                self._deliver(handed.queue, handed.targets, Item(handed.payload, handed.expires_at), now)
+                self._deliver(
+                    handed.queue, handed.targets, Item(handed.payload, handed.expires_at, handed.sent_at), now
+                )
                 inbox.delivered()
             elif handed.queue:
                 self.drops.count(handed.queue, Reason.NO_TARGET)

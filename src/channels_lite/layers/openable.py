@@ -3,14 +3,17 @@
 import abc
 import asyncio
 import atexit
+import contextlib
+import itertools
 import logging
 import os
 import re
 import socket
 import threading
+import time
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from channels.layers import BaseChannelLayer
@@ -20,11 +23,13 @@ from channels_lite.codec import Codec
 from channels_lite.database import Database, release
 from channels_lite.drops import Drops
 from channels_lite.errors import DatabaseBusy, LayerClosed, Locked, busy
+from channels_lite.keeper import pause
 from channels_lite.mailbox import Mailboxes
 from channels_lite.schema import Execute
 from channels_lite.watcher import Watchers
 
 D = TypeVar("D", bound=Database)
+T = TypeVar("T")
 
 logger = logging.getLogger("channels_lite.config")
 
@@ -73,7 +78,8 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         self.group_expiry = options.group_expiry
         self.channel_capacity = config.capacity_rules(options.channel_capacity)  # type: ignore[assignment] # compiled, as BaseChannelLayer.get_capacity() wants it
         self._deadline = config.busy_deadline(options)
-        self._codec = Codec(options.serializer_format, options.symmetric_encryption_keys)
+        keys = options.symmetric_encryption_keys
+        self._codec = Codec(options.serializer_format, keys, plain_sql=options.plain_sql)
         self._watchers = Watchers(self, options.polling_interval, options.polling_idle_timeout)
         self._begin()
         _layers.add(self)
@@ -117,6 +123,10 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         # Away from the loop: creating the schema waits for locks and for the disk.
         return await asyncio.to_thread(self._opened, self._closings)
 
+    def _open_here(self) -> D:
+        """As ``_ready``, in a thread without a loop."""
+        return self._database or self._opened(self._closings)
+
     def _opened(self, closings: int) -> D:
         with self._opening:
             self._check_open(closings)
@@ -140,10 +150,19 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
 
         May be called more than once; the next use opens the database again.
         """
+        if self._begin_to_close():
+            await asyncio.to_thread(self._closed)
+
+    def _close_here(self) -> None:
+        """As ``close``, in a thread without a loop."""
+        if self._begin_to_close():
+            self._closed()
+
+    def _begin_to_close(self) -> bool:
+        """End all waits; whether there is anything to close."""
         self._closings += 1
         self._end_waits()
-        if self._database is not None or self._opening.locked():
-            await asyncio.to_thread(self._closed)
+        return self._database is not None or self._opening.locked()
 
     def _closed(self) -> None:
         with self._opening:
@@ -164,6 +183,30 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
     def _upkeep(self, database: Database) -> None:
         pause = min(max(self.expiry / 2, SWEEP[0]), SWEEP[1])
         database.keeper.look_after(self, pause, trim=self.options.auto_trim)
+
+    async def _patiently(self, database: Database, step: Callable[[], Awaitable[T]]) -> T:
+        """Do something again and again while the database is locked; DatabaseBusy after the deadline."""
+        for seconds in self._pauses(database):
+            with contextlib.suppress(Locked):
+                return await step()
+            await asyncio.sleep(seconds)
+        raise AssertionError("unreachable")
+
+    def _patiently_here(self, database: Database, step: Callable[[], T]) -> T:
+        """As ``_patiently``, in a thread without a loop."""
+        for seconds in self._pauses(database):
+            with contextlib.suppress(Locked):
+                return step()
+            time.sleep(seconds)
+        raise AssertionError("unreachable")
+
+    def _pauses(self, database: Database) -> Iterator[float]:
+        """Seconds to wait after each try; DatabaseBusy when the last one was after the deadline."""
+        deadline = time.monotonic() + self._deadline
+        for attempt in itertools.count():
+            yield pause(attempt)
+            if time.monotonic() >= deadline:
+                raise self._busy(database.path)
 
     async def _run_aside(self, database: Database, job: Callable[[Execute], Any]) -> Any:
         """Run a job that may take long in another thread, on a connection of its own."""

@@ -1,0 +1,86 @@
+"""The layer for synchronous code: the same calls without an event loop."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from channels.exceptions import ChannelFull
+
+from channels_lite import clock, store
+from channels_lite.errors import LoopRunning
+from channels_lite.mailbox import running_loop
+
+if TYPE_CHECKING:
+    from channels_lite.layers.base import SQLiteLayer
+
+
+class Sync:
+    """What ``layer.sync`` gives: for views, signals, tasks and scripts, in any thread in which no event loop runs.
+
+    Everything happens in the calling thread. A locked database is waited for there, at most as long as the coroutines
+    wait (``OPTIONS["timeout"]`` of the alias, or 5 seconds); then DatabaseBusy. With the layer ``core``, inside
+    ``transaction.atomic()`` on its alias, what is sent belongs to the transaction, as with the coroutines.
+
+    Each method raises what the coroutine of its name does, and LoopRunning where an event loop runs in this thread.
+    """
+
+    __slots__ = ("_layer",)
+
+    def __init__(self, layer: "SQLiteLayer[Any]") -> None:
+        if running_loop() is not None:
+            raise LoopRunning(
+                "An event loop runs in this thread, and layer.sync could hold it up: await the method of the layer "
+                "itself, such as layer.send()."
+            )
+        self._layer = layer
+
+    def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:
+        """Send a message to a channel; ``expiry`` in seconds."""
+        layer = self._layer
+        layer._open_here()
+        row = layer._hand_on(channel, message, expiry)
+        if row is not None:
+            try:
+                layer._write_here(store.send, *row)
+            except ChannelFull:
+                raise ChannelFull(channel) from None
+
+    def group_send(self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()) -> None:
+        """Send a message to every channel in a group but those in ``exclude``."""
+        self._layer._open_here()
+        writes = self._layer._group_sending(group, message, exclude)
+        try:
+            write = next(writes)
+            while True:
+                try:
+                    sent = self._layer._write_here(*write)
+                except Exception as error:
+                    write = writes.throw(error)
+                else:
+                    write = writes.send(sent)
+        except StopIteration:
+            return
+
+    def group_add(self, group: str, channel: str) -> None:
+        """Make a channel a member of a group for ``group_expiry`` seconds from now."""
+        layer = self._layer
+        layer._write_here(store.group_add, *layer._membership(group, channel), clock.milliseconds(layer.group_expiry))
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """End a channel's membership in a group; nothing happens where there is none."""
+        self._layer._write_here(store.group_discard, *self._layer._membership(group, channel))
+
+    def group_channels(self, group: str) -> list[str]:
+        """The channels that are in a group now, in the order in which they joined it."""
+        return self._layer._read_here(store.group_channels, self._layer.options.prefix, self._layer._group_name(group))
+
+    def group_count(self, group: str) -> int:
+        """How many channels are in a group now."""
+        return self._layer._read_here(store.group_count, self._layer.options.prefix, self._layer._group_name(group))
+
+    def groups(self, channel: str) -> list[str]:
+        """The groups that a channel is in now, in the order of their names."""
+        return self._layer._read_here(store.groups, self._layer.options.prefix, *self._layer._place(channel))
+
+    def close(self) -> None:
+        """Close the layer as its ``close()`` does: may be called more than once, and the next use opens it again."""
+        self._layer._close_here()
