@@ -34,7 +34,7 @@ class Claims(NamedTuple):
 
 def _name(entry: Entry) -> str:
     option = f"'path': {entry.options.path!r}" if entry.alias is None else f"'database': {entry.alias!r}"
-    return f"CHANNEL_LAYERS[{entry.name!r}] ({option})"
+    return f"{entry} ({option})"
 
 
 def _joined(names: list[str]) -> str:

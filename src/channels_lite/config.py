@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from msgspec import Meta, Struct
 
-from channels_lite.errors import ConfigError
+from channels_lite.errors import AliasError, ConfigError
 
 MEMORY = ":memory:"
 DEFAULT_ALIAS = "default"
@@ -24,6 +24,7 @@ MOST = 2**31
 # Bytes of a key. Who has a message can try keys as fast as SHA-256 goes. Fernet's own keys for encrypting and for
 # signing have 128 bits each: with fewer than that, the key given here is what is tried.
 SHORT_KEY = 16
+RANDOM_KEY = "a random one, such as secrets.token_urlsafe(32) makes"  # what an error or a hint says to take
 OF_REDIS = frozenset({"hosts", "random_prefix_length", "on_disconnect", "on_reconnect"})  # of channels_redis' layers
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Name = Annotated[str, Meta(min_length=1)]
@@ -144,15 +145,17 @@ def _check_keys(keys: list[Any] | None) -> None:
 
 
 def weak_keys(options: Options) -> str:
-    """What to warn of in the keys, in one sentence without any of them; empty where there is nothing."""
+    """What to warn of in the keys, in one sentence without any of them; empty where there is nothing.
+
+    What to do about it is to take ``RANDOM_KEY``.
+    """
     keys = options.symmetric_encryption_keys or []
     short = [str(number) for number, key in enumerate(keys, 1) if _length(key) < SHORT_KEY]
     if not short:
         return ""
     return (
         f"The option 'symmetric_encryption_keys' has a key of less than {SHORT_KEY} bytes (number "
-        f"{', '.join(short)} of {len(keys)}), which can be found by trying; "
-        "take a random one, such as secrets.token_urlsafe(32) makes."
+        f"{', '.join(short)} of {len(keys)}), which can be found by trying."
     )
 
 
@@ -203,16 +206,20 @@ def check_alias(alias: str, where: str = "CHANNEL_LAYERS: the option 'database' 
     except ImproperlyConfigured:
         databases = {}
     if alias not in databases:
-        raise ConfigError(
-            f"{where} {alias!r}, which is not in DATABASES "
-            f"({', '.join(map(repr, databases)) or 'empty'}); add it there, or give the layer aio a file with 'path'."
+        raise AliasError(
+            where,
+            alias,
+            f"which is not in DATABASES ({', '.join(map(repr, databases)) or 'empty'})",
+            "add it there, or give the layer aio a file with 'path'.",
         )
     entry: Mapping[str, Any] = databases[alias]
     engine = str(entry.get("ENGINE", ""))
     if not engine.endswith(("sqlite3", "spatialite")):
-        raise ConfigError(
-            f"{where} {alias!r}, whose ENGINE is {engine!r}; "
-            "a SQLite database is needed: add an alias of its own, or give the layer aio a file with 'path'."
+        raise AliasError(
+            where,
+            alias,
+            f"whose ENGINE is {engine!r}",
+            "a SQLite database is needed: add an alias of its own, or give the layer aio a file with 'path'.",
         )
     return entry
 

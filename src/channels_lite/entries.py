@@ -17,6 +17,9 @@ class Entry(NamedTuple):
     backend: type[SQLiteLayer[Any]]
     options: Options
 
+    def __str__(self) -> str:
+        return f"CHANNEL_LAYERS[{self.name!r}]"
+
     @property
     def alias(self) -> str | None:
         """The alias in DATABASES that it names, said or not; None where it names a path."""

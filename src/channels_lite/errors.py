@@ -98,3 +98,15 @@ class ForeignChannel(ValueError, AssertionError):
 
 class ConfigError(InvalidChannelLayerError):
     """The CONFIG of a channel layer is wrong; the text names the option."""
+
+
+class AliasError(ConfigError):
+    """The alias that a layer is for is missing in DATABASES, or is no SQLite database."""
+
+    def __init__(self, where: str, alias: str, why: str, remedy: str) -> None:
+        super().__init__(where, alias, why, remedy)
+        self.alias, self.why, self.remedy = alias, why, remedy
+        self._text = f"{where} {alias!r}, {why}; {remedy}"
+
+    def __str__(self) -> str:
+        return self._text

@@ -134,7 +134,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
                 self._database = self._acquire()
                 self._connected(self._database)
                 if warning := config.weak_keys(self.options):
-                    logger.warning("%s", warning)
+                    logger.warning("%s Take %s.", warning, config.RANDOM_KEY)
             return self._database
 
     @abc.abstractmethod
