@@ -15,8 +15,7 @@ class ChannelsLiteConfig(AppConfig):
     def ready(self) -> None:
         from channels_lite import checks, link, operations
 
-        register(checks.libraries, "channels_lite")
-        register(checks.configuration, "channels_lite")
-        register(checks.keys, "channels_lite")
+        for check in checks.ALL:
+            register(check, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
         link.prepare_connections()

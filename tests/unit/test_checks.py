@@ -1,6 +1,8 @@
-"""The system checks: they say where two SQLite libraries would meet, and nothing where they would not."""
+"""The system checks: each says what is wrong with the settings and what to do, and nothing where all is well."""
 
 import os
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,18 @@ import pytest
 from django.conf import settings
 from django.core.checks import CheckMessage, run_checks
 from django.test import override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
 
-from channels_lite import checks
+from channels_lite import checks, mounts
+from channels_lite.errors import AliasError
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from tests.unit.project import Project
 
 APSW = "channels_lite.layers.aio.AIOSQLiteChannelLayer"
 CORE = "channels_lite.layers.core.SQLiteChannelLayer"
 APPS = ["channels", "channels_lite", "django.contrib.contenttypes"]
+ROOT = Path(__file__).parent.parent.parent
+KEY = "k3y of the test's own, long enough"
 
 Find = Callable[..., list[CheckMessage]]
 
@@ -33,10 +41,15 @@ class Router:
 
 
 @pytest.fixture
-def find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
-    """Run the check with entries of CHANNEL_LAYERS; ``default`` and ``channels`` are files that do not exist yet."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``default`` and ``channels`` are files that do not exist yet."""
     monkeypatch.setitem(settings.DATABASES["default"], "NAME", tmp_path / "db.sqlite3")
     monkeypatch.setitem(settings.DATABASES["channels"], "NAME", tmp_path / "channels.sqlite3")
+
+
+@pytest.fixture
+def find(files: None) -> Find:
+    """Run the check for two libraries with entries of CHANNEL_LAYERS."""
 
     def run(*routers: Any, **layers: tuple[str, dict[str, Any]]) -> list[CheckMessage]:
         entries = {name: {"BACKEND": backend, "CONFIG": options} for name, (backend, options) in layers.items()}
@@ -46,9 +59,31 @@ def find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
     return run
 
 
+@pytest.fixture
+def check(files: None) -> Find:
+    """Run all checks, as Django does, with entries of CHANNEL_LAYERS and other settings."""
+
+    def run(layers: dict[str, tuple[str, dict[str, Any]]], **others: Any) -> list[CheckMessage]:
+        entries = {name: {"BACKEND": backend, "CONFIG": options} for name, (backend, options) in layers.items()}
+        with override_settings(CHANNEL_LAYERS=entries, **{"INSTALLED_APPS": APPS, "DEBUG": False, **others}):
+            return run_checks(tags=["channels_lite"])
+
+    return run
+
+
 def ids(messages: list[CheckMessage]) -> list[str | None]:
     """What was found."""
     return [message.id for message in messages]
+
+
+def only(messages: list[CheckMessage], number: str) -> CheckMessage:
+    """The one that was found. An E is an error, a W is none, and each has a hint that says something else."""
+    assert ids(messages) == [f"channels_lite.{number}"]
+    (message,) = messages
+    assert message.is_serious() == number.startswith("E")
+    assert message.hint
+    assert message.hint not in message.msg
+    return message
 
 
 def test_a_clean_alias(find: Find, tmp_path: Path) -> None:
@@ -149,8 +184,6 @@ def test_registered(find: Find, tmp_path: Path) -> None:
         (APSW, {"serializer_format": "pickle"}, "no serializer 'pickle'"),
         (APSW, {"channel_capacity": {"x": "many"}}, "a capacity is a whole number"),
         (CORE, {"path": "a.sqlite3"}, "the option 'path' is not for this layer"),
-        (CORE, {"database": "nowhere"}, "which is not in DATABASES"),
-        (CORE, {"database": "postgres"}, "a SQLite database is needed"),
     ],
 )
 def test_wrong_configuration(backend: str, options: dict[str, Any], why: str) -> None:
@@ -166,3 +199,256 @@ def test_wrong_configuration(backend: str, options: dict[str, Any], why: str) ->
     assert message.id == "channels_lite.E002"
     assert message.msg.startswith("CHANNEL_LAYERS['wrong'] cannot be used.")
     assert why in message.msg
+    assert message.hint is not None
+    assert "table of the options" in message.hint
+
+
+# All of them together.
+
+
+def test_all_is_well(check: Find, tmp_path: Path) -> None:
+    """Layers of all kinds beside each other are in order, and no database is opened or made to find that out."""
+    layers = {
+        "a": (APSW, {"symmetric_encryption_keys": [KEY]}),
+        "b": (APSW, {"prefix": "b", "serializer_format": "json"}),
+        "c": (APSW, {"path": tmp_path / "c.sqlite3", "group_expiry": 1}),
+        "d": (CORE, {"symmetric_encryption_keys": None}),
+        "e": (CORE, {"prefix": "e"}),
+        "f": ("channels.layers.InMemoryChannelLayer", {}),
+    }
+    assert check(layers) == check({}) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [({"capasity": 1}, "E002"), ({"serializer_format": "pickle"}, "E002"), ({"database": "nowhere"}, "E003")],
+)
+def test_reported_once(check: Find, options: dict[str, Any], number: str) -> None:
+    """Of an entry that cannot be used, nothing else is said."""
+    wrong = {"group_expiry": 1, "symmetric_encryption_keys": ["short"], **options}
+    place = {} if "database" in options else {"path": ":memory:"}
+    only(check({"a": (APSW, {**place, **wrong})}), number)
+
+
+@pytest.mark.parametrize("backend", [APSW, CORE])
+@pytest.mark.parametrize(
+    ("options", "alias", "why", "remedy"),
+    [
+        ({"database": "nowhere"}, "nowhere", "not in DATABASES ('channels', ", "Add it there, or "),
+        ({}, "default", "not in DATABASES ('channels', ", "Add it there, or "),
+        ({"database": "postgres"}, "postgres", "whose ENGINE is 'django.db.backends.postgresql'.", "A SQLite database"),
+    ],
+)
+def test_wrong_alias(
+    check: Find,
+    backend: str,
+    options: dict[str, Any],
+    alias: str,
+    why: str,
+    remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An alias that is missing and one that is not SQLite are told apart, also where the entry names none."""
+    databases = {name: database for name, database in settings.DATABASES.items() if name != "default"}
+    monkeypatch.setattr(settings, "DATABASES", databases)
+    message = only(check({"a": (backend, options)}), "E003")
+    assert message.msg.startswith(f"CHANNEL_LAYERS['a'] cannot be used. It is for the alias {alias!r}, ")
+    assert why in message.msg
+    assert message.hint.startswith(remedy)  # type: ignore[union-attr] # only() has looked
+    assert message.hint.endswith("give the layer aio a file with 'path'.")  # type: ignore[union-attr]
+
+
+def test_wrong_alias_in_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer itself says both, what is wrong and what to do, in one text, which another process can be given."""
+    monkeypatch.setattr(settings, "DATABASES", {"other": {"ENGINE": "django.db.backends.mysql"}})
+    for alias, text in (
+        ("none", "which is not in DATABASES ('other'); add it there, or give the layer aio a file with 'path'."),
+        (
+            "other",
+            "whose ENGINE is 'django.db.backends.mysql'; a SQLite database is needed: add an alias of its own, "
+            "or give the layer aio a file with 'path'.",
+        ),
+    ):
+        with pytest.raises(AliasError) as caught:
+            AIOSQLiteChannelLayer(database=alias)
+        assert str(caught.value) == f"CHANNEL_LAYERS: the option 'database' names {alias!r}, {text}"
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_keys(check: Find) -> None:
+    """A short key and a list without a key are warned about; a good key and no option at all are in order."""
+    short = only(check({"a": (APSW, {"symmetric_encryption_keys": [KEY, "short"]})}), "W002")
+    assert "CHANNEL_LAYERS['a']: " in short.msg
+    assert "(number 2 of 2)" in short.msg
+    empty = only(check({"a": (APSW, {"symmetric_encryption_keys": []})}), "W007")
+    assert "nothing is encrypted" in empty.msg
+    for keys in ({"symmetric_encryption_keys": [KEY]}, {"symmetric_encryption_keys": None}, {}):
+        assert check({"a": (APSW, keys)}) == []
+
+
+@pytest.mark.parametrize("backend", [APSW, CORE])
+def test_mounts(check: Find, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on a network mount is warned about with its mount, also by way of a link; one beside it is not."""
+    (tmp_path / "net work").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "net work")
+    table = tmp_path / "mountinfo"
+    place = str(tmp_path / "net work").replace(" ", r"\040")
+    table.write_text(f"1 0 8:1 / / rw - ext4 /dev/vda rw\n2 1 0:50 / {place} rw - nfs4 server:/ rw\n")
+    monkeypatch.setattr(mounts, "TABLE", str(table))
+    layer = {"a": (backend, {"database": "channels"})}
+    assert check(layer) == []
+    monkeypatch.setitem(settings.DATABASES["channels"], "NAME", tmp_path / "link" / "channels.sqlite3")
+    message = only(check(layer), "W003")
+    assert str(tmp_path / "link" / "channels.sqlite3") in message.msg
+    assert f"({tmp_path / 'net work'}, nfs4)" in message.msg
+
+
+def test_memory_is_on_no_mount(check: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer in memory has no file, wherever the process runs."""
+    table = tmp_path / "mountinfo"
+    table.write_text("1 0 0:50 / / rw - 9p host rw\n")
+    monkeypatch.setattr(mounts, "TABLE", str(table))
+    only(check({"a": (APSW, {"path": "some.sqlite3"})}), "W003")
+    assert check({"a": (APSW, {"path": ":memory:"})}, DEBUG=True) == []
+
+
+DAPHNE = """
+from daphne.cli import CommandLineInterface
+from daphne.server import Server
+from django.core.checks import run_checks
+from inspect import signature
+
+for message in run_checks(tags=["channels_lite"]):
+    print(message.id, message.msg, message.hint)
+print(CommandLineInterface().parser.get_default("websocket_timeout"))
+print(signature(Server).parameters["websocket_timeout"].default)
+"""
+
+
+def test_daphne(tmp_path: Path) -> None:
+    """With daphne installed, a membership that ends before daphne's own time-out is warned about, and no other."""
+    shorter, equal, longer = ({"path": f"{expiry}.sqlite3", "group_expiry": expiry} for expiry in (86399, 86400, 10**6))
+    layers = {"a": (APSW, shorter), "b": (APSW, equal), "c": (APSW, longer), "d": (CORE, {})}
+    project = Project(tmp_path, layers, INSTALLED_APPS=["daphne", "channels_lite"])
+    warning, command, server = project.script(DAPHNE).splitlines()
+    assert warning.startswith("channels_lite.W004 CHANNEL_LAYERS['a'] ends memberships in groups after 86399 seconds")
+    assert "--websocket_timeout" in warning
+    assert command == server == str(checks.DAPHNE_TIMEOUT)
+
+
+IN_MEMORY = [
+    (APSW, {"path": ":memory:"}, None),
+    (APSW, {}, ":memory:"),
+    (CORE, {}, "file:somewhere?mode=memory&cache=shared"),
+]
+
+
+@pytest.mark.parametrize(("backend", "options", "name"), IN_MEMORY)
+def test_in_memory_alone(
+    check: Find, backend: str, options: dict[str, Any], name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer in memory is warned about where a site is served, and not in development or while tests run."""
+    if name:
+        monkeypatch.setitem(settings.DATABASES["default"], "NAME", name)
+    layers = {"a": (backend, options), "b": (backend, options)}
+    messages = check(layers)
+    assert ids(messages) == ["channels_lite.W005"] * 2
+    assert messages[1].msg.startswith("CHANNEL_LAYERS['b'] is in memory")
+    assert messages[1].hint
+    assert check(layers, DEBUG=True) == []
+    setup_test_environment()
+    try:
+        assert check(layers) == []
+    finally:
+        teardown_test_environment()
+
+
+def test_one_layer_twice(check: Find, tmp_path: Path) -> None:
+    """Two entries with one file and one prefix are warned about, by whatever name they know the file."""
+    companion = str(tmp_path / "db-channels.sqlite3")
+    for one, other in (
+        ((APSW, {}), (APSW, {"path": companion, "capacity": 7})),
+        ((CORE, {}), (CORE, {"database": "default", "prefix": ""})),
+        ((APSW, {"prefix": "p"}), (APSW, {"prefix": "p", "symmetric_encryption_keys": None})),
+    ):
+        message = only(check({"a": one, "b": other}), "W006")
+        assert message.msg.startswith("CHANNEL_LAYERS['a'] and CHANNEL_LAYERS['b'] are both for ")
+        assert check({"a": one, "b": (other[0], {**other[1], "prefix": "another"})}) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differing"),
+    [
+        ({}, {"serializer_format": "json"}, "'serializer_format'"),
+        ({}, {"symmetric_encryption_keys": [KEY]}, "'symmetric_encryption_keys'"),
+        (
+            {"serializer_format": "json", "symmetric_encryption_keys": [f"not {KEY}"]},
+            {"symmetric_encryption_keys": [KEY]},
+            "'serializer_format' and 'symmetric_encryption_keys'",
+        ),
+        # What the first one sends, the second cannot read, though it is the same the other way round.
+        (
+            {"symmetric_encryption_keys": [f"not {KEY}", KEY]},
+            {"symmetric_encryption_keys": [KEY]},
+            "'symmetric_encryption_keys'",
+        ),
+    ],
+)
+def test_that_cannot_read_each_other(check: Find, one: dict[str, Any], other: dict[str, Any], differing: str) -> None:
+    """It is an error where they cannot read each other's messages. It names the options, and no key."""
+    message = only(check({"a": (APSW, one), "b": (APSW, other)}), "E004")
+    assert message.msg.startswith("CHANNEL_LAYERS['a'] and CHANNEL_LAYERS['b'] are both for ")
+    assert f"but differ in {differing}: " in message.msg
+    assert KEY not in str(message)
+    assert check({"a": (APSW, one), "b": (APSW, {**other, "prefix": "b"})}) == []
+
+
+def test_keys_that_read_each_other(check: Find) -> None:
+    """Keys in another order, or as bytes, are no such difference."""
+    keys = [KEY, f"not {KEY}"]
+    for others in (keys[::-1], [key.encode() for key in keys]):
+        layers = {name: (APSW, {"symmetric_encryption_keys": some}) for name, some in (("a", keys), ("b", others))}
+        only(check(layers), "W006")
+
+
+# What README says.
+
+
+def test_the_table_in_readme() -> None:
+    """README has a row for each id in the source, and no other."""
+    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("src/channels_lite/**/*.py"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `channels_lite\.([EW]\d+)` \| .+ \| .+ \|$", readme, re.MULTILINE)
+    assert sorted(rows) == sorted(set(re.findall(r'id="channels_lite\.([EW]\d+)"', source)))
+    assert set(re.findall(r"[^\w][EW]\d{3}\b", readme)) <= {f".{number}" for number in rows}
+
+
+@pytest.mark.parametrize("backend", [APSW, CORE])
+def test_the_settings_in_readme(tmp_path: Path, backend: str) -> None:
+    """The settings that README tells to begin with are in order, with both layers and where DEBUG is off."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n((?:CHANNEL_LAYERS|DATABASES) = .*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    project = Project(tmp_path, INSTALLED_APPS=["channels", "channels_lite"], DEBUG=False)
+    begun = f"from pathlib import Path\nBASE_DIR = Path({str(tmp_path)!r})\n"
+    append(tmp_path, begun + "".join(blocks).replace(APSW, backend))
+    assert "no issues" in project.manage("check", "--fail-level", "DEBUG")
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_the_chat(tmp_path: Path, debug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are those of the example."""
+    monkeypatch.setenv("CHAT_DATA", str(tmp_path))
+    monkeypatch.setenv("CHAT_DEBUG", debug)
+    monkeypatch.setenv("CHAT_SECRET_KEY", KEY)
+    project = Project(tmp_path)
+    place = f"import sys\nsys.path.append({str(ROOT / 'examples' / 'chat')!r})\n"
+    append(tmp_path, f"{place}from chat.settings import *\nINSTALLED_APPS += ['channels_lite']\n")
+    assert "no issues" in project.manage("check", "--fail-level", "DEBUG")
+
+
+def append(folder: Path, text: str) -> None:
+    """Add to a project's settings."""
+    with (folder / "project_settings.py").open("a", encoding="utf-8") as module:
+        module.write(text)
