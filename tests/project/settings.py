@@ -28,6 +28,7 @@ ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = ["channels", "rooms", *(["channels_lite"] if INSTALLED else [])]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "urls"
+ASGI_APPLICATION = "mysite.asgi.application"
 STATIC_URL = "static/"
 DATABASES = {name: database(name) for name in ("default", "channels")}
 CHANNEL_LAYERS = {"default": {"BACKEND": BACKENDS[LAYER], "CONFIG": {"database": ALIAS}}}

@@ -1,17 +1,6 @@
-"""The pages, and the sockets beside them."""
+"""The pages."""
 
-from channels.routing import ProtocolTypeRouter, URLRouter
-from django.core.asgi import get_asgi_application
 from django.urls import path
-from rooms import consumers, views
+from rooms import views
 
 urlpatterns = [path("say/", views.say), path("asay/", views.asay)]
-
-application = ProtocolTypeRouter(
-    {
-        "http": get_asgi_application(),
-        "websocket": URLRouter(
-            [path("sync/", consumers.Room.as_asgi()), path("async/", consumers.AsyncRoom.as_asgi())],
-        ),
-    }
-)

@@ -1,5 +1,6 @@
 """Tests of Django and of pytest-django that use a layer: the project in tests/project, in processes of its own."""
 
+import multiprocessing
 import os
 import re
 import subprocess
@@ -8,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent / "project"
+ROOT = Path(__file__).parent.parent.parent
+PROJECT = ROOT / "tests" / "project"
 PATIENCE = 120.0  # seconds until a run that hangs fails its test
 
 
-def run(folder: Path, setting: str, *command: str) -> str:
+def run(folder: Path, setting: str, *command: str, start: str = "") -> str:
     """Run Python in the project, where nothing may fail, warn or log an error; returns what it prints.
 
-    ``setting`` says which layer, its alias, where the test databases are, and whether channels_lite is installed.
+    ``setting`` says which layer, its alias, where the test databases are, and whether channels_lite is installed,
+    ``start`` how multiprocessing begins a process. Modules in the folder can be imported.
     """
     layer, alias, database, installed = setting.split()
     environment = {
@@ -26,6 +29,8 @@ def run(folder: Path, setting: str, *command: str) -> str:
         "PROJECT_ALIAS": alias,
         "PROJECT_DATABASE": database,
         "PROJECT_INSTALLED": "yes" if installed == "installed" else "no",
+        "PROJECT_START": start,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
         # From Python 3.13 on, it warns of the connections that Django leaves to threads that end with the process.
         "PYTHONWARNINGS": "error,ignore:unclosed database:ResourceWarning",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -86,7 +91,53 @@ def test_what_a_test_case_forbids_is_not_opened(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def recipe(folder: Path, name: str) -> Path:
+    """A module in the folder with the code of README that is marked with this name."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"<!-- recipe: {name} -->\n```python\n(.*?)```\n", text, re.DOTALL)
+    module = folder / f"recipe_{name}.py"
+    module.write_text(code, encoding="utf-8")
+    return module
+
+
+@pytest.mark.parametrize("setting", ["core default memory not-installed", "aio default memory installed"])
+def test_recipes(tmp_path: Path, setting: str) -> None:
+    """README's recipes for consumers, pytest-django, management commands and Celery tasks work as they stand there."""
+    recipes = [str(recipe(tmp_path, name)) for name in ("consumer", "pytest", "senders")]
+    options = ("-c", "pytest.ini", "--rootdir", str(tmp_path), "-p", "no:cacheprovider")
+    printed = run(tmp_path, setting, "-m", "pytest", *options, *recipes)
+    assert "4 passed" in printed, printed
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("layer", ["core", "aio"])
+def test_recipe_for_a_live_server(tmp_path: Path, layer: str, start: str) -> None:
+    """So does the one for a live server, in whichever way its process is started."""
+    need_method(start)
+    module = recipe(tmp_path, "live").stem
+    printed = run(tmp_path, f"{layer} default file not-installed", "manage.py", "test", module, start=start)
+    assert _numbers(printed) == (1, 0)
+
+
+def test_live_server_with_a_layer_of_its_own(tmp_path: Path) -> None:
+    """A forked server inherits the layer that the test case was given, of which no file stays."""
+    need_method("fork")
+    run(tmp_path, "aio default file not-installed", "manage.py", "test", "rooms.liveservers", start="fork")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_worker_in_a_thread(tmp_path: Path) -> None:
+    """A Celery worker in a thread of the test's process sends through the test's own layer, as README says."""
+    run(tmp_path, "core default file not-installed", "manage.py", "test", "rooms.workers")
+
+
+def need_method(start: str) -> None:
+    """Skip the test where multiprocessing cannot start processes in this way."""
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform has no {start}")
+
+
 def _numbers(printed: str) -> tuple[int, int]:
     """How many tests ran, and how many of them were skipped."""
-    (ran,) = re.findall(r"^Ran (\d+) tests", printed, re.MULTILINE)
+    (ran,) = re.findall(r"^Ran (\d+) tests?", printed, re.MULTILINE)
     return int(ran), sum(map(int, re.findall(r"skipped=(\d+)", printed)))

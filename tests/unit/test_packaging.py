@@ -145,6 +145,13 @@ def test_installation_has_a_working_command(installed: Installed, tmp_path: Path
     assert "as the files make it" in run(command, "validate", "--path", "x.sqlite3", cwd=tmp_path)
 
 
+def test_installation_brings_the_fixture(installed: Installed, tmp_path: Path) -> None:
+    """pytest knows the fixture channel_layer of an installed package without being told."""
+    test = "from django.conf import settings\nsettings.configure()\ndef test(channel_layer): channel_layer.file()\n"
+    (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
+    assert "1 passed" in run(installed.scripts / "python", "-I", "-m", "pytest", "-p", "no:django", cwd=tmp_path)
+
+
 def test_installation_delivers(installed: Installed, tmp_path: Path) -> None:
     """The installed layer makes its file and delivers a message."""
     assert ask(installed, DELIVERY, cwd=tmp_path) == "it works"

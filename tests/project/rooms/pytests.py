@@ -1,5 +1,6 @@
 """Tests of pytest-django's fixtures and marks, run by a pytest with the ini file beside manage.py."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -108,3 +109,46 @@ class TestIsolatedTransactions:
 
     async def test_begins_empty_in_a_loop(self) -> None:
         await sync_to_async(scenarios.begins_empty)()
+
+
+@pytest.fixture
+def emptied(transactional_db: None) -> Iterator[None]:
+    """Fail a test whose layer has left something in the database, which Django's flush has not emptied yet."""
+    yield
+    with connections[settings.ALIAS].cursor() as cursor:
+        for table in ("channels_lite_message", "channels_lite_membership"):
+            assert cursor.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+class TestOwnLayer:
+    """The fixture ``channel_layer``."""
+
+    @pytest.mark.django_db(databases=DATABASES)
+    def test_in_db(self, channel_layer: Any) -> None:
+        assert channel_layer is get_channel_layer()
+        scenarios.begins_empty()
+
+    @pytest.mark.django_db(databases=DATABASES)
+    @pytest.mark.usefixtures("channel_layer")
+    def test_begins_empty(self) -> None:
+        scenarios.begins_empty()
+
+    @pytest.mark.django_db(transaction=True, databases=DATABASES)
+    @pytest.mark.usefixtures("emptied", "channel_layer")
+    def test_in_transactional_db(self) -> None:
+        scenarios.begins_empty()
+
+    @pytest.mark.django_db(transaction=True, databases=DATABASES)
+    @pytest.mark.usefixtures("emptied", "channel_layer")
+    async def test_in_a_loop(self) -> None:
+        await scenarios.async_sends_are_received()
+        await get_channel_layer().send("left", {"type": "told"})
+
+    if settings.ALIAS == "default":
+
+        def test_before_db(self, channel_layer: Any, db: None) -> None:
+            """It does not matter which of the two is named first."""
+            scenarios.begins_empty()
+
+        def test_before_transactional_db(self, channel_layer: Any, transactional_db: None) -> None:
+            scenarios.begins_empty()

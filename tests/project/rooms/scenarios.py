@@ -10,7 +10,7 @@ from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.db import transaction
-from urls import application
+from mysite.asgi import application
 
 from rooms.models import Note
 

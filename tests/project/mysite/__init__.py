@@ -1,0 +1,1 @@
+"""The project's package, as README's recipes name it."""

@@ -1,0 +1,6 @@
+"""The Celery application, with a broker in memory for tests."""
+
+from celery import Celery
+
+app = Celery("mysite", broker="memory://localhost/")
+app.conf.broker_transport_options = {"polling_interval": 0.01}  # seconds; 1 if left out
