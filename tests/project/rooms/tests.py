@@ -11,6 +11,7 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from django.test import LiveServerTestCase, SimpleTestCase, TestCase, TransactionTestCase, override_settings
 
+from channels_lite.testing import own_layer
 from rooms import scenarios
 
 BOTH = {"default", "channels"}
@@ -92,6 +93,11 @@ class InTestCase(KeepsConnection, Shared, Isolated, TestCase):
         with self.assertNumQueries(1, using=settings.ALIAS):
             scenarios.send("counted")
         assert scenarios.receive() == "counted"
+
+    def test_number_of_queries_of_a_layer_of_its_own(self) -> None:
+        """It is not emptied, as the test's transaction is rolled back: that would be queries."""
+        with self.assertNumQueries(1, using=settings.ALIAS), own_layer():
+            scenarios.send("counted")
 
 
 class ClassData(TestCase):
