@@ -1,6 +1,5 @@
 """A test with a live server in another process, run by its name: it is for processes that are started by fork."""
 
-from asgiref.sync import async_to_sync
 from channels.testing import ChannelsLiveServerTestCase
 from websockets.sync.client import connect
 
@@ -20,5 +19,5 @@ class OwnLayer(ChannelsLiveServerTestCase):
     def test_browser_hears(self) -> None:
         """The server has inherited the test's own layer."""
         with connect(f"{self.live_server_ws_url}/room/", open_timeout=scenarios.PATIENCE) as browser:
-            async_to_sync(self.layer.group_send)("room", {"type": "told", "text": "hello"})
+            self.layer.sync.group_send("room", {"type": "told", "text": "hello"})
             assert browser.recv(timeout=scenarios.PATIENCE) == "hello"

@@ -1,11 +1,10 @@
 """What workers do."""
 
 from celery import shared_task
-
-from rooms.views import tell
+from channels.layers import get_channel_layer
 
 
 @shared_task
 def announce(text: str) -> None:
     """Tell the room."""
-    tell(text)
+    get_channel_layer().sync.group_send("room", {"type": "told", "text": text})

@@ -1,6 +1,5 @@
 """A test with a Celery worker of its own, run by its name: the worker takes four seconds to end."""
 
-from asgiref.sync import async_to_sync
 from celery.contrib.testing.worker import start_worker
 from django.test import TransactionTestCase
 from mysite.celery import app
@@ -13,6 +12,6 @@ class OnAWorker(TransactionTestCase):
     def test_task(self) -> None:
         """What a task sends in the worker's thread reaches the test."""
         with own_layer() as layer, start_worker(app, perform_ping_check=False):
-            async_to_sync(layer.group_add)("room", "inbox")
+            layer.sync.group_add("room", "inbox")
             tasks.announce.delay("hello")
             assert scenarios.receive() == "hello"

@@ -2,9 +2,8 @@
 
 from typing import Any
 
+from channels.layers import get_channel_layer
 from django.core.management.base import BaseCommand, CommandParser
-
-from rooms.views import tell
 
 
 class Command(BaseCommand):
@@ -16,4 +15,4 @@ class Command(BaseCommand):
         parser.add_argument("text")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        tell(options["text"])
+        get_channel_layer().sync.group_send("room", {"type": "told", "text": options["text"]})
