@@ -105,6 +105,7 @@ class Batch:
                 _settle(request.future, busy(self.database.path, self._patience))
         self._loop.call_later(pause(self._attempts), self._flush)
         self._attempts += 1
+        self.database.retries += 1
 
 
 def _settle(future: asyncio.Future[Sent], outcome: Sent | Exception) -> None:

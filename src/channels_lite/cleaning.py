@@ -2,22 +2,19 @@
 
 import contextlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import apsw
-from django.db import Error as DjangoError
-from django.db import connections
 from django.template.defaultfilters import filesizeformat
 
-from channels_lite import config, schema, store
+from channels_lite import schema, store
 from channels_lite.entries import Entry
-from channels_lite.errors import CleaningFailed, Locked, SchemaError
+from channels_lite.errors import CleaningFailed, SchemaError
+from channels_lite.files import size_of
 from channels_lite.keeper import RESTART_WAIT_MS, trim_all
 from channels_lite.schema import Execute
-from channels_lite.statements import fetch
+from channels_lite.visit import FAILURES, Visit
 
 WORTHWHILE = 100  # free pages are given back when they are at least one in so many
 SHRINK_PAUSE = 0.1  # seconds between two tries to cut off the -wal
@@ -32,65 +29,36 @@ class Cleaning:
     def __init__(
         self, entry: Entry, *, vacuum: bool, say: Callable[[str], object], progress: Callable[[int, int], object]
     ) -> None:
-        self.entry = entry
         self.vacuum = vacuum
-        self.path = entry.file()
         self.removed = (0, 0)  # messages and memberships
+        self._visit = Visit(entry)
         self._say = say
         self._progress = progress
-        self._wait = config.busy_deadline(entry.options)
         self._note = ""
-        self._through_apsw = entry.backend.library == "apsw"
-        self._upgrade = None if self._through_apsw else f"manage.py migrate --database {entry.alias}"
-        self._remedy = f"; its tables come with: {self._upgrade}" if self._upgrade else ""
 
     def run(self) -> str:
         """Clean, and return what was done in one sentence without a full stop; CleaningFailed says what went wrong."""
-        if self.path == config.MEMORY:
-            return "is in memory, where another process cannot clean it"
-        if not os.path.exists(self.path):
-            return "does not exist yet, nothing to clean" + self._remedy
-        before = file_size(self.path)
         with self._errors():
-            if not self._is_ours():
-                return "has no tables of channels-lite yet, nothing to clean" + self._remedy
-        with self._errors(), self._opened() as execute:
-            schema.check(execute, schema.steps(), self.path, self._upgrade)
+            nothing = self._visit.in_vain()
+        if nothing:
+            return f"{nothing}, nothing to clean{self._visit.remedy}"
+        before = file_size(self._visit.path)
+        self._refuse_in_transaction()
+        with self._errors(), self._visit.opened() as execute:
+            schema.check(execute, schema.steps(), self._visit.path, self._visit.upgrade)
             self._trim(execute)
             if self.vacuum:
                 self._vacuum(execute)
             free = store.space(execute)[1]
         return f"{_count(*self.removed)} removed, {self._given_back(before, free)}"
 
-    # The connection.
-
-    def _opened(self) -> contextlib.AbstractContextManager[Execute]:
-        return self._opened_with_apsw() if self._through_apsw else contextlib.nullcontext(self._djangos())
-
-    @contextlib.contextmanager
-    def _opened_with_apsw(self, *, create_file: bool = True) -> Iterator[Execute]:
-        connection = schema.connect(self.path, create_file=create_file)
-        try:
-            connection.set_busy_timeout(round(self._wait * 1000))
-            yield schema.executor(connection)
-        finally:
-            connection.close()
-
-    def _djangos(self) -> Execute:
-        wrapper = connections[self.entry.alias or config.DEFAULT_ALIAS]
-        if self.vacuum and not wrapper.get_autocommit():
+    def _refuse_in_transaction(self) -> None:
+        wrapper = self._visit.connection()
+        if self.vacuum and wrapper is not None and not wrapper.get_autocommit():
             raise CleaningFailed(
                 f"Django's connection {wrapper.alias!r} is in a transaction, where VACUUM is impossible; "
                 "run the command outside of it, or with --no-vacuum."
             )
-        wrapper.ensure_connection()
-        return partial(fetch, wrapper.connection)  # its cursor() logs all queries
-
-    def _is_ours(self) -> bool:
-        """Whether there is anything of ours, asked without changing a file that may be somebody else's."""
-        reading = self._opened_with_apsw(create_file=False) if self._through_apsw else self._opened()
-        with reading as execute:
-            return bool(schema.records(execute))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -99,11 +67,11 @@ class Cleaning:
             yield
         except SchemaError as error:
             raise CleaningFailed(str(error)) from error
-        except (apsw.Error, sqlite3.Error, DjangoError, Locked) as error:
+        except FAILURES as error:
             stays = f" Removed before, and gone: {_count(*self.removed)}." if any(self.removed) else ""
             if isinstance(error, apsw.BusyError) or "locked" in str(error):
                 raise CleaningFailed(
-                    f"The database was locked by somebody else for {self._wait:g} s; "
+                    f"The database was locked by somebody else for {self._visit.wait:g} s; "
                     f"run the command again later.{stays}"
                 ) from error
             raise CleaningFailed(f"The database could not be cleaned: {error}.{stays}") from error
@@ -132,29 +100,26 @@ class Cleaning:
 
     def _shrink(self, execute: Execute) -> None:
         # Many short tries, and not a long one: each of them holds up the servers.
-        deadline = time.monotonic() + self._wait
+        deadline = time.monotonic() + self._visit.wait
         while not store.empty_wal(execute, RESTART_WAIT_MS):
             if time.monotonic() >= deadline:
                 raise CleaningFailed(
                     f"{_count(*self.removed)} removed, but a reader has kept the file from shrinking for "
-                    f"{self._wait:g} s; run the command again when that one has finished."
+                    f"{self._visit.wait:g} s; run the command again when that one has finished."
                 )
             time.sleep(SHRINK_PAUSE)
 
     def _given_back(self, before: int, free: int) -> str:
         if not self.vacuum:
             return f"{size(free)} free inside the file (no VACUUM)"
-        given = before - file_size(self.path)
+        given = before - file_size(self._visit.path)
         return (f"{size(given)} given back" if given > 0 else "nothing given back") + self._note
 
 
 def file_size(path: str) -> int:
     """Bytes that the database and its -wal take on the disk."""
     path = os.path.realpath(path)  # where SQLite puts the -wal
-    total = os.stat(path).st_size
-    with contextlib.suppress(FileNotFoundError):
-        total += os.stat(f"{path}-wal").st_size
-    return total
+    return size_of(path) + size_of(f"{path}-wal")
 
 
 def size(number: int) -> str:

@@ -45,6 +45,8 @@ class Database(abc.ABC):
         self.failure: ChannelsLiteError | None = None
         """Why it could not be opened again, after a fork or after its files were lost."""
         self._lost: list[str] = []  # those of them that were gone at the last inspection
+        self.retries = 0
+        """How often a sender met a lock, after which it tried again."""
         self.files: Files | None = None
         """Those that are open; None in memory."""
         self._rules: dict[int, weakref.WeakMethod[Rules]] = {}
@@ -82,6 +84,10 @@ class Database(abc.ABC):
         """What channels_lite_capacity(id(layer), channel, shared) in SQL answers: the rules of that layer."""
         rules = self._rules[layer]()
         return None if rules is None else rules(channel, shared, rows)
+
+    def busy_retries(self) -> int:
+        """How often something met a lock, after which it was tried again."""
+        return self.retries + self.keeper.retries
 
     def announce(self, prefix: str, queues: Iterable[str], *, abroad: bool = True) -> None:
         """After a commit: wake who waits on these queues, here and, unless all are this process's own, elsewhere."""

@@ -237,6 +237,9 @@ class DjangoDatabase(Database):
         """A new number each time: the look itself finds out, in the keeper's thread, whether something is new."""
         return next(self._versions)
 
+    def busy_retries(self) -> int:
+        return self.retries if self.in_memory else super().busy_retries()
+
     def _spare(self, lock_wait_ms: int) -> "Own":
         return Own(self.alias, lock_wait_ms)
 

@@ -41,6 +41,12 @@ class Files:
                     os.unlink(path)
 
 
+def size_of(path: str) -> int:
+    """Bytes; 0 where the file is not there."""
+    status = _stat(path)
+    return 0 if status is None else status.st_size
+
+
 def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)

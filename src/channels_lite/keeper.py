@@ -1,7 +1,6 @@
 """The keeper: a thread with a connection of its own that checkpoints, trims, and does what must not run on a loop."""
 
 import logging
-import os
 import random
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from channels_lite import store
 from channels_lite.errors import LASTING, PASSING, DiskFull, Locked
+from channels_lite.files import size_of
 from channels_lite.schema import Execute
 
 logger = logging.getLogger("channels_lite.keeper")
@@ -89,6 +89,8 @@ class Keeper:
         self._news = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._attempts = 0  # rounds since the last one in which no job met a lock
+        self.retries = 0
+        """How often something met a lock, after which it was tried again."""
         self._starving: deque[Job] = deque()  # jobs that wait for room on the disk
         self._next_try = 0.0  # when they are tried again
         self._told_full = -FULL_WARNING  # when the log was told that
@@ -171,6 +173,7 @@ class Keeper:
         has of the disk already, even if nobody makes room.
         """
         if not isinstance(error, DiskFull):
+            self.retries += 1
             logger.debug("The database is locked; left for the next round.")
             return
         self._say_full(error)
@@ -359,7 +362,7 @@ class Keeper:
         except DiskFull as error:  # no reason to try at once again
             self._say_full(error)
             return
-        size = _size(f"{self.path}-wal")
+        size = size_of(f"{self.path}-wal")
         if size >= LARGE_WAL:
             self._quiet_until = time.monotonic() + WARNING_INTERVAL
             logger.warning(TOO_LARGE, self.path, size // 1024**2)
@@ -369,13 +372,6 @@ class Keeper:
         begun = time.monotonic()
         if max(store.trim(execute)) == store.TRIM_BATCH:
             self._trim_pause = _as_long_as_since(begun)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:  # deleted: the next inspection will say so
-        return 0
 
 
 def _fail(error: Exception, sql: str, parameters: Sequence[Any]) -> list[Any]:

@@ -256,6 +256,17 @@ class Mailboxes:
         with self._lock:
             return max(len(self._parked.get(channel, ())), len(self._unasked.get(queue, ())))
 
+    def parked(self) -> dict[str, list[Item]]:
+        """What is parked for each channel, oldest first."""
+        with self._lock:
+            self._take_out_abandoned()
+            return {channel: list(items) for channel, items in self._parked.items()}
+
+    def count(self) -> int:
+        """How many messages are parked."""
+        with self._lock:
+            return sum(map(len, self._parked.values()))
+
     def rank(self) -> int:
         """How much the one has that has the most, now that all are looked at."""
         with self._lock:

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from channels_lite.errors import Locked
 
@@ -38,6 +38,9 @@ NEAR = 16  # places, one after the other, where a mailbox may be
 # And then, in numbers of four bytes, the mark of each message's channel, by the number that it was sent as.
 FIRST_MARK = 2 * (FIRST_PLACE + PLACES)
 MARKS = 2048
+# And then, in numbers of eight bytes again, what its owner lets others know of itself: see ``stats.Process``.
+FIRST_COUNT = FIRST_PLACE + PLACES + MARKS // 2
+COUNTS = 16
 ANY = 0  # the mark of a message to several
 CLAIMING = 2**32  # from a claim until the room that its rows take has been taken back
 LOW = 2**32 - 1  # the lower half of a number
@@ -106,6 +109,15 @@ class Page:
     def read(self, number: int) -> None:
         """Let it be known how many have been received."""
         self.numbers[READ] = number
+
+    def tell(self, counts: Sequence[int]) -> None:
+        """Let others know these numbers of its owner, at most COUNTS; each is right, not all at one moment."""
+        for place, number in enumerate(counts, FIRST_COUNT):
+            self.numbers[place] = number & HIGHEST
+
+    def told(self) -> list[int]:
+        """What the owner has told last; all 0 where it has not."""
+        return self.numbers[FIRST_COUNT : FIRST_COUNT + COUNTS].tolist()
 
     # Rows. Who sends one holds the database's write lock, so that there is one at a time, and so does who claims some.
 

@@ -189,6 +189,15 @@ SET expiry = excluded.expiry, capacity = excluded.capacity, rules = excluded.rul
 
 _REGISTERED = "SELECT prefix, expiry, capacity, rules, refuses FROM channels_lite_layer WHERE prefix = ?"
 
+# The names as bytes: a stranger's may be no text.
+_PENDING_BY_CHANNEL = """
+SELECT CAST(channel AS BLOB), messages, coalesce(oldest, 0) FROM channels_lite_pending WHERE prefix = ?
+"""
+
+_GROUP_SIZES = """
+SELECT CAST(group_name AS BLOB), count(*) FROM channels_lite_live_membership WHERE prefix = ? GROUP BY group_name
+"""
+
 _COUNT_EXPIRED = """
 SELECT (SELECT count(*) FROM channels_lite_expired_message) + (SELECT count(*) FROM channels_lite_expired_membership)
 """
@@ -412,6 +421,27 @@ def group_count(execute: Execute, prefix: str, group: str) -> int:
 def groups(execute: Execute, prefix: str, queue: str, local: str) -> list[str]:
     """The groups that a channel is a live member of, by name."""
     return [row[0] for row in execute(_GROUPS, (prefix, queue, local))]
+
+
+def pending_by_channel(execute: Execute, prefix: str) -> list[tuple[str, int, int]]:
+    """Each channel with live messages: how many, and when the oldest was sent, or 0. It reads all of them."""
+    return [(readable(name), number, oldest) for name, number, oldest in execute(_PENDING_BY_CHANNEL, (prefix,))]
+
+
+def group_sizes(execute: Execute, prefix: str) -> dict[str, int]:
+    """How many live members each group has."""
+    return {readable(name): number for name, number in execute(_GROUP_SIZES, (prefix,))}
+
+
+def readable(name: bytes) -> str:
+    """A name as text, whatever a stranger has put there."""
+    return name.decode(errors="backslashreplace")
+
+
+def schema_version(execute: Execute) -> int:
+    """The number of the last SQL file that was applied."""
+    version: int = execute("SELECT max(version) FROM channels_lite_schema", ())[0][0]
+    return version
 
 
 def register(

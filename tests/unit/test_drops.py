@@ -68,6 +68,20 @@ def test_others_are_told_later(clock: Clock, warnings: list[str]) -> None:
     assert counter.by_reason == {Reason.FULL: 8}
 
 
+def test_the_last_are_told_as_well(clock: Clock, warnings: list[str]) -> None:
+    """Those after which no more came are told of when somebody asks for it, when it is time to, and once."""
+    counter = Drops()
+    for _ in range(5):
+        counter.count("chat", Reason.FULL)
+    warnings.clear()
+    counter.report()
+    assert not warnings
+    clock.now += WARNING_INTERVAL
+    counter.report()
+    counter.report()
+    assert warnings == ["Dropped 4 message(s) to the channel chat: the channel is full."]
+
+
 def test_quiet_again(clock: Clock, warnings: list[str]) -> None:
     """Each warning begins a new interval."""
     counter = Drops()
@@ -78,7 +92,7 @@ def test_quiet_again(clock: Clock, warnings: list[str]) -> None:
 
 
 def test_many_channels(clock: Clock, warnings: list[str]) -> None:
-    """Of many channels, those that lost most are named, and the others' number is said."""
+    """Of many channels, those that lost most are named, and how many the others lost is said, all in one record."""
     counter = Drops()
     counter.count("first", Reason.FULL)
     warnings.clear()
@@ -87,14 +101,11 @@ def test_many_channels(clock: Clock, warnings: list[str]) -> None:
             counter.count(f"c{number}", Reason.FULL)
     clock.now += WARNING_INTERVAL
     counter.count("c19", Reason.FULL)
-    assert [text.split(":")[0] for text in warnings] == [
-        "Dropped 21 message(s) to the channel c19",
-        "Dropped 19 message(s) to the channel c18",
-        "Dropped 18 message(s) to the channel c17",
-        "Dropped 17 message(s) to the channel c16",
-        "Dropped 16 message(s) to the channel c15",
-        "Dropped messages to 15 more channels, or for other reasons.",
-    ]
+    (text,) = warnings
+    assert text.replace(": the channel is full", "") == (
+        "Dropped 21 message(s) to the channel c19; 19 message(s) to the channel c18; 18 message(s) to the channel c17; "
+        "17 message(s) to the channel c16; 16 message(s) to the channel c15; 120 others."
+    )
 
 
 def test_any_thread(clock: Clock, warnings: list[str]) -> None:

@@ -159,6 +159,10 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
             return database.read(job)
         return await self._run_aside(database, job)
 
+    def _aside_here(self, job: Callable[[Execute], T]) -> T:
+        database = self._open_here()
+        return database.read(job) if database.in_memory else self._run_aside_here(database, job)
+
 
 def _call_later(loop: asyncio.AbstractEventLoop, delay: float, step: Callable[..., None], *arguments: Any) -> None:
     """As loop.call_later(), from any thread; nothing happens where the loop has been closed."""

@@ -20,6 +20,7 @@ from channels_lite.layers.openable import WAITING, D
 from channels_lite.layers.sync import Sync
 from channels_lite.mailbox import Item, Waiter, running_loop
 from channels_lite.schema import Execute
+from channels_lite.stats import Stats
 
 T = TypeVar("T")
 
@@ -64,6 +65,10 @@ class SQLiteLayer(GroupsLayer[D]):
     async def _aside(self, job: Callable[[Execute], Any]) -> Any:
         """Run a job that may take long on a connection, away from the loop, and wait for it."""
 
+    @abc.abstractmethod
+    def _aside_here(self, job: Callable[[Execute], T]) -> T:
+        """As ``_aside``, in a thread without a loop."""
+
     # Channels.
 
     @property
@@ -85,6 +90,7 @@ class SQLiteLayer(GroupsLayer[D]):
                 await self._write(store.send, *row)
             except ChannelFull:
                 raise ChannelFull(channel) from None
+        self._sent += 1
 
     def _hand_on(self, channel: str, message: dict[str, Any], expiry: float | None) -> tuple[Any, ...] | None:
         """Hand a message over to who receives from its channel, or return what ``store.send`` makes a row of it with.
@@ -148,6 +154,7 @@ class SQLiteLayer(GroupsLayer[D]):
                     item = self._leave(waiter, item)
             message = None if item is None else self._open(channel, item)
             if message is not None:
+                self._received += 1
                 return message
             attempt += 1
 
@@ -258,6 +265,15 @@ class SQLiteLayer(GroupsLayer[D]):
         return channel
 
     # Extensions and upkeep.
+
+    async def stats(self) -> Stats:
+        """What waits, who is in which group, what was sent, received and dropped, and more: see ``stats.Stats``.
+
+        It reads all that waits, and takes a few milliseconds and more, away from the loop.
+        Raises DatabaseBusy, DatabaseFailed.
+        """
+        stats: Stats = await self._aside(self._look_inside)
+        return stats
 
     async def flush(self) -> None:
         """Remove all messages and groups of this layer's prefix; returns when they are gone."""

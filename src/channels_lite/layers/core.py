@@ -348,6 +348,10 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
             return await self._in_caller(database, partial(database.run_here, job))
         return await self._run_aside(database, job)
 
+    def _aside_here(self, job: Callable[[Execute], T]) -> T:
+        database = self._open_here()
+        return self._patiently_here(database, partial(database.run_here, job))
+
 
 class Request(Generic[T]):
     """A job for the keeper whose result a coroutine waits for."""

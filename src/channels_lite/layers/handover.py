@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from channels_lite import clock, config, store
+from channels_lite import clock, config, stats, store
 from channels_lite.datagram import Handed, unpack
 from channels_lite.drops import Reason
 from channels_lite.errors import PASSING, Locked
@@ -22,6 +22,7 @@ from channels_lite.mailbox import Item
 from channels_lite.outbox import Outbox, Outboxes
 from channels_lite.page import ANY, CLAIMED, ROWS, Page, Rows, mark
 from channels_lite.schema import Execute
+from channels_lite.stats import Process, Stats
 
 T = TypeVar("T")
 Limit = Callable[[str], int | None]
@@ -212,6 +213,24 @@ class HandoverLayer(OpenableLayer[D]):
         limit = self._limit(channel)
         return limit is not None and self._mailboxes.held(channel, queue) >= limit
 
+    def _count(self) -> Process:
+        """What this layer has counted in this process."""
+        database = self._database
+        return stats.count(
+            sent=self._sent,
+            received=self._received,
+            parked=self._mailboxes.count(),
+            drops=self.drops.by_reason,
+            busy_retries=0 if database is None else database.busy_retries(),
+            watcher=next((watcher.how for watcher in self._watchers if watcher.running), stats.STOPPED),
+        )
+
+    def _look_inside(self, execute: Execute) -> Stats:
+        self.take_in_all()
+        path = config.MEMORY if self._database is None else self._database.path
+        inbox = "".join(self.inboxes())
+        return stats.look(execute, path, self.options.prefix, self._count(), self._mailboxes.parked(), inbox)
+
     def _quiet(self) -> int | None:
         """As ``Page.quiet`` of our inbox; NO_PAGE where there is none, and others cannot know what is here."""
         inbox = self._inbox
@@ -343,6 +362,9 @@ class HandoverLayer(OpenableLayer[D]):
             self._expired(channel, item)
         self._catch_up()
         self._quiet()
+        self.drops.report()
+        if inbox is not None:
+            inbox.page.tell(self._count().numbers(self.options.prefix))
 
     def take_in_all(self) -> None:
         """As ``take_in``, also where a stranger has put something between: it reads once more."""

@@ -89,6 +89,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         self.client_prefix = uuid.uuid4().hex
         self._own = f".{self.client_prefix}!"
         self.drops = Drops()
+        self._sent = self._received = 0  # messages
         self._mailboxes = Mailboxes()
         self._database: D | None = None
         self._opening = threading.Lock()
@@ -207,11 +208,16 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             yield pause(attempt)
             if time.monotonic() >= deadline:
                 raise self._busy(database.path)
+            database.retries += 1
 
     async def _run_aside(self, database: Database, job: Callable[[Execute], Any]) -> Any:
         """Run a job that may take long in another thread, on a connection of its own."""
+        return await asyncio.to_thread(self._run_aside_here, database, job)
+
+    def _run_aside_here(self, database: Database, job: Callable[[Execute], T]) -> T:
+        """As ``_run_aside``, in this thread."""
         try:
-            return await asyncio.to_thread(database.run_aside, job, self._deadline)
+            return database.run_aside(job, self._deadline)
         except Locked:
             raise self._busy(database.path) from None
 

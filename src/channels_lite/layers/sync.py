@@ -8,6 +8,7 @@ from channels.exceptions import ChannelFull
 from channels_lite import clock, store
 from channels_lite.errors import LoopRunning
 from channels_lite.mailbox import running_loop
+from channels_lite.stats import Stats
 
 if TYPE_CHECKING:
     from channels_lite.layers.base import SQLiteLayer
@@ -43,6 +44,7 @@ class Sync:
                 layer._write_here(store.send, *row)
             except ChannelFull:
                 raise ChannelFull(channel) from None
+        layer._sent += 1
 
     def group_send(self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()) -> None:
         """Send a message to every channel in a group but those in ``exclude``."""
@@ -80,6 +82,10 @@ class Sync:
     def groups(self, channel: str) -> list[str]:
         """The groups that a channel is in now, in the order of their names."""
         return self._layer._read_here(store.groups, self._layer.options.prefix, *self._layer._place(channel))
+
+    def stats(self) -> Stats:
+        """What is going on."""
+        return self._layer._aside_here(self._layer._look_inside)
 
     def close(self) -> None:
         """Close the layer as its ``close()`` does: may be called more than once, and the next use opens it again."""

@@ -7,10 +7,11 @@ from typing import Any
 from channels.exceptions import InvalidChannelLayerError
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, no_translations
 
-from channels_lite import config, entries
+from channels_lite import config
 from channels_lite.cleaning import Cleaning
 from channels_lite.entries import Entry
 from channels_lite.errors import CleaningFailed
+from channels_lite.management import selection
 
 QUIET = 1.0  # seconds of work before progress is shown
 REWRITE_EVERY = 0.2  # seconds between two states of the line on a terminal
@@ -30,7 +31,7 @@ class Command(BaseCommand):
     @no_translations
     def handle(self, *, no_vacuum: bool, layer: str | None, verbosity: int, **options: Any) -> None:
         failures = []
-        for title, entry in _once_each_file(_ours() if layer is None else [_named(layer)]):
+        for title, entry in _once_each_file(selection.of(layer)):
             progress = Progress(self.stdout if verbosity > 0 else None, title)
             try:
                 done = Cleaning(entry, vacuum=not no_vacuum, say=progress.say, progress=progress.show).run()
@@ -41,41 +42,6 @@ class Command(BaseCommand):
                 progress.say(done)
         if failures:
             raise CommandError("\n".join(failures))
-
-
-def _ours() -> list[Entry]:
-    found = []
-    for name in entries.names():
-        try:
-            found.append(entries.read(name))
-        except InvalidChannelLayerError as error:
-            raise CommandError(f"layer {name!r}: {error}") from error
-        except (ImportError, KeyError):  # somebody else's, as far as anybody can tell
-            continue
-    ours = [entry for entry in found if entry is not None]
-    if not ours:
-        raise CommandError(f"No entry of CHANNEL_LAYERS is a layer of channels-lite ({_what_there_is()}).")
-    return ours
-
-
-def _named(name: str) -> Entry:
-    if name not in entries.names():
-        raise CommandError(f"There is no entry {name!r} in CHANNEL_LAYERS ({_what_there_is()}).")
-    try:
-        entry = entries.read(name)
-    except (ImportError, KeyError, InvalidChannelLayerError) as error:
-        raise CommandError(f"The entry {name!r} in CHANNEL_LAYERS cannot be used: {error}") from error
-    if entry is None:
-        raise CommandError(
-            f"The entry {name!r} in CHANNEL_LAYERS is not a layer of channels-lite; there is {_what_there_is()}."
-        )
-    return entry
-
-
-def _what_there_is() -> str:
-    ours = {entry.name for entry in entries.entries()}
-    listed = [repr(name) + ("" if name in ours else " (not of channels-lite)") for name in entries.names()]
-    return ", ".join(listed) or "it is empty"
 
 
 def _once_each_file(found: list[Entry]) -> list[tuple[str, Entry]]:

@@ -1,0 +1,97 @@
+"""The stats of layers for Prometheus. Importing this needs ``prometheus_client`` (``channels-lite[prometheus]``).
+
+Once in each process that Prometheus may ask::
+
+    prometheus_client.REGISTRY.register(channels_lite.prometheus.Collector())
+
+Whichever is asked, the counts are those of all processes that use the database (where there are inboxes, on Linux;
+elsewhere its own). Synchronous code collects them: a coroutine writes ``await sync_to_async(generate_latest)()``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from channels import DEFAULT_CHANNEL_LAYER
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector as Base
+
+from channels_lite.layers import get_layer
+from channels_lite.stats import Stats
+
+Seen = dict[str, Stats]
+
+
+class Collector(Base):
+    """The metrics of these entries of CHANNEL_LAYERS; of the default one, where none is named.
+
+    To collect raises what ``layer.sync.stats()`` does, and ConfigError where an entry is no layer of this package.
+    """
+
+    def __init__(self, *aliases: str) -> None:
+        self._aliases = aliases or (DEFAULT_CHANNEL_LAYER,)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: to be registered must open no database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of now."""
+        seen = {alias: get_layer(alias).sync.stats() for alias in self._aliases}
+        yield from _of_databases(seen)
+        yield from _of_processes(seen)
+
+
+def _of_databases(seen: Seen) -> Iterator[Metric]:
+    pending = _gauge("pending_messages", "Live messages; process-specific channels by what they begin with", "channel")
+    members = _gauge("group_members", "Live members of a group", "group")
+    age = _gauge("oldest_message_age_seconds", "Since when the oldest pending message waits; 0 where there is none")
+    database = _gauge("database_bytes", "The size of the database")
+    wal = _gauge("wal_bytes", "The size of its -wal")
+    version = _gauge("schema_version", "The number of the last SQL file that was applied")
+    for layer, stats in seen.items():
+        for channel, number in _by_kind(stats.pending).items():
+            pending.add_metric([layer, channel], number)
+        for group, number in stats.groups.items():
+            members.add_metric([layer, group], number)
+        age.add_metric([layer], stats.oldest_age or 0)
+        database.add_metric([layer], stats.database_bytes)
+        wal.add_metric([layer], stats.wal_bytes)
+        version.add_metric([layer], stats.schema_version)
+    yield from (pending, members, age, database, wal, version)
+
+
+def _by_kind(pending: dict[str, int]) -> Counter[str]:
+    """Process-specific channels together by their prefix: each has a new name, and Prometheus keeps every one."""
+    numbers: Counter[str] = Counter()
+    for channel, number in pending.items():
+        queue, mark, _ = channel.partition("!")
+        numbers[queue.rpartition(".")[0] + mark if mark else channel] += number
+    return numbers
+
+
+def _of_processes(seen: Seen) -> Iterator[Metric]:
+    sent = _counter("sent_messages", "Messages that were sent; a group's counts once")
+    received = _counter("received_messages", "Messages that were received")
+    dropped = _counter("dropped_messages", "Messages that were dropped; those that could not be decoded too", "reason")
+    retries = _counter("busy_retries", "How often a locked database was tried again")
+    parked = _gauge("parked_messages", "Messages in the memory of a process", "pid")
+    listening = _gauge("listening", "1 for the way in which a process hears of others", "pid", "by")
+    for layer, stats in seen.items():
+        for process in stats.processes:
+            labels = [layer, str(process.pid)]
+            sent.add_metric(labels, process.sent)
+            received.add_metric(labels, process.received)
+            retries.add_metric(labels, process.busy_retries)
+            parked.add_metric(labels, process.parked)
+            listening.add_metric([*labels, process.watcher], 1)
+            for reason, number in process.dropped.items():
+                dropped.add_metric([*labels, reason], number)
+    yield from (sent, received, dropped, retries, parked, listening)
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"channels_lite_{name}", text, labels=["layer", *labels])
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"channels_lite_{name}", text, labels=["layer", "pid", *labels])
