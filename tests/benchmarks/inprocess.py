@@ -24,6 +24,8 @@ class Work(NamedTuple):
     arguments: Mapping[str, int] = MappingProxyType({})
     floor: str = ""
     """The function that is the floor of this one, where there is one."""
+    ours: bool = False
+    """Whether only our layers have what it uses."""
 
 
 WORKS = (
@@ -34,6 +36,9 @@ WORKS = (
     Work(names.CONCURRENT, "inprocess.concurrent", "1/s", 20, {"tasks": 60}),
     Work(names.GROUP_ADD, "inprocess.group_add", "1/s", 200),
     Work(names.FROM_SYNC, "inprocess.from_sync", "s", 60),
+    Work(names.SYNC, "inprocess.from_sync", "s", 60, {"directly": 1}, "floors.insert", ours=True),
+    Work(names.FROM_SYNC_OWN, "inprocess.from_sync", "s", 60, {"own": 1}),
+    Work(names.SYNC_OWN, "inprocess.from_sync", "s", 60, {"own": 1, "directly": 1}, ours=True),
 )
 
 
@@ -52,9 +57,12 @@ async def measure(sheet: Sheet, contenders: Sequence[Contender], folder: str, ef
                     if work in _works(contender):
                         function = work.floor if contender is RAW else work.function
                         messages = effort.of(work.messages)
-                        samples = process.work(function, messages=messages, seconds=SECONDS, **work.arguments)
+                        arguments = {} if contender is RAW else work.arguments
+                        samples = process.work(function, messages=messages, seconds=SECONDS, **arguments)
                         await sheet.turn(samples, sheet.result(work.name, contender, work.unit))
 
 
 def _works(contender: Contender) -> list[Work]:
-    return [work for work in WORKS if work.floor or contender is not RAW]
+    if contender is RAW:
+        return [work for work in WORKS if work.floor]
+    return [work for work in WORKS if contender.ours or not work.ours]

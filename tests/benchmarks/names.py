@@ -24,7 +24,10 @@ WAITING_NORMAL = "receiver waiting, normal channel"
 WAITING_SPECIFIC = "receiver waiting, process-specific channel"
 CONCURRENT = "60 concurrent tasks, process-specific"
 GROUP_ADD = "group_add"
-FROM_SYNC = "send from sync code"
+FROM_SYNC = "send from sync code"  # by async_to_sync
+FROM_SYNC_OWN = "send from sync code, process-specific channel"
+SYNC = "layer.sync.send"
+SYNC_OWN = "layer.sync.send, process-specific channel"
 
 # payloads; size: bytes
 PAYLOAD = "send+receive of a payload"

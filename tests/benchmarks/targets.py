@@ -92,6 +92,18 @@ TARGETS = [
     *_beside(names.CONCURRENT, names.CONCURRENT, (names.MEMORY,), 0.8, at_least=True),
     *_beside(names.CONCURRENT, names.CONCURRENT, names.REDIS_PUBSUB, 10, at_least=True),
     *(
+        Target(
+            f"{directly}, beside async_to_sync(layer.send), {contender}",
+            Figure(directly, contender),
+            20,
+            Figure(by_a_loop, contender),
+            at_least=True,
+            floor=Figure(directly, names.RAW) if directly == names.SYNC else None,
+        )
+        for directly, by_a_loop in ((names.SYNC, names.FROM_SYNC), (names.SYNC_OWN, names.FROM_SYNC_OWN))
+        for contender in names.OURS
+    ),
+    *(
         target
         for work, until in ((names.RETURNS, "until it returns"), (names.ALL_HAVE_IT, "until all have it"))
         for others, wanted in ((names.REDIS_PUBSUB, 10), (names.REDIS_CORE, 40))

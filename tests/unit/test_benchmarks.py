@@ -26,7 +26,7 @@ MEMORY = Contender(names.MEMORY, "memory")
 WORKS = {
     "inprocess": (
         *(names.SEQUENTIAL, names.SPECIFIC, names.WAITING_NORMAL, names.WAITING_SPECIFIC),
-        *(names.CONCURRENT, names.GROUP_ADD, names.FROM_SYNC),
+        *(names.CONCURRENT, names.GROUP_ADD, names.FROM_SYNC, names.SYNC, names.FROM_SYNC_OWN, names.SYNC_OWN),
     ),
     "payloads": (names.PAYLOAD, names.PAYLOAD_ENCRYPTED),
     "groups": (

@@ -43,6 +43,23 @@ async def insert_and_claim(layer: Any, messages: int, seconds: float) -> list[fl
         connection.close()  # the last one to close makes the checkpoint
 
 
+async def insert(layer: Any, messages: int, seconds: float) -> list[float]:
+    """Seconds of one autocommit INSERT, as above."""
+    connection = apsw.Connection(f"{os.environ['CHANNELS_LITE_BENCHMARK']}/raw.sqlite3")
+    try:
+        connection.execute(SCHEMA).fetchall()
+        samples: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(samples) < messages and time.perf_counter() < end:
+            start = time.perf_counter()
+            connection.execute(INSERT, ("work", PAYLOAD, time.time_ns() // 1_000_000 + MINUTE))
+            samples.append(time.perf_counter() - start)
+        connection.execute("DELETE FROM message")
+        return samples
+    finally:
+        connection.close()
+
+
 def _timed(connection: apsw.Connection, messages: int, seconds: float) -> list[float]:
     samples: list[float] = []
     end = time.perf_counter() + seconds

@@ -75,27 +75,44 @@ async def group_add(layer: Any, messages: int, seconds: float) -> list[float]:
     return [rate]
 
 
-async def from_sync(layer: Any, messages: int, seconds: float) -> list[float]:
-    """Seconds of sends to a normal channel by a thread without an event loop."""
-    await _make_known(layer, _normal("from-sync"))
+async def from_sync(layer: Any, messages: int, seconds: float, own: int = 0, directly: int = 0) -> list[float]:
+    """Seconds of sends by a thread without an event loop: to a normal channel, or to one of this process (``own``).
+
+    By ``async_to_sync``, or ``directly``, by ``layer.sync``.
+    """
+    channel = await layer.new_channel() if own else _normal("from-sync")
+    await _make_known(layer, channel)
     samples: list[float] = []
     sent: list[dict[str, Any]] = []
-    thread = threading.Thread(target=_send_all, args=(layer, min(messages, PENDING), seconds, samples, sent))
+    send = _directly(layer) if directly else async_to_sync(layer.send)
+    arguments = (send, channel, min(messages, PENDING), seconds, samples, sent)
+    thread = threading.Thread(target=_send_all, args=arguments)
     thread.start()
     await asyncio.to_thread(thread.join)
     for message in sent:
-        _check(await layer.receive(_normal("from-sync")), message)
+        _check(await layer.receive(channel), message)
     if not samples:
         raise RuntimeError("No send from synchronous code has succeeded; its error stands above.")
     return samples
 
 
-def _send_all(layer: Any, messages: int, seconds: float, samples: list[float], sent: list[dict[str, Any]]) -> None:
-    send, end = async_to_sync(layer.send), time.perf_counter() + seconds
+def _directly(layer: Any) -> Callable[..., None]:
+    return lambda channel, message: layer.sync.send(channel, message)  # not here, where a loop runs
+
+
+def _send_all(
+    send: Callable[..., None],
+    channel: str,
+    messages: int,
+    seconds: float,
+    samples: list[float],
+    sent: list[dict[str, Any]],
+) -> None:
+    end = time.perf_counter() + seconds
     while len(samples) < messages and time.perf_counter() < end:
         message = _numbered(MESSAGE)
         start = time.perf_counter()
-        send(_normal("from-sync"), message)
+        send(channel, message)
         samples.append(time.perf_counter() - start)
         sent.append(message)
 
