@@ -46,8 +46,8 @@ BEGIN
     INSERT INTO channels_lite_published VALUES (true, NEW.group_name, NEW.message);
 END;
 
--- GLOB, length() and JSON functions read a text up to its first NUL. What a message begins with, "json:", tells the
--- layers how to read it, whatever their own format is.
+-- GLOB, length() and JSON functions read a text up to its first NUL. What a payload begins with, NUL and "json:", tells
+-- the layers how to read it, whatever their own format is: none of those that are in use begins so.
 CREATE TRIGGER channels_lite_published_insert
 INSTEAD OF INSERT ON channels_lite_published
 BEGIN
@@ -78,7 +78,7 @@ BEGIN
         r.queue,
         CASE WHEN substr(r.queue, -1) = '!' THEN r.locals END,
         CASE WHEN NEW.to_group THEN NEW.name END,
-        CAST('json:' || NEW.message AS BLOB),
+        CAST(x'00' || 'json:' || NEW.message AS BLOB),
         coalesce((
             SELECT json_extract(value, '$[1]') FROM json_each(p.rules)
             WHERE r.queue || r.local GLOB json_extract(value, '$[0]')

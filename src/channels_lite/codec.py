@@ -7,7 +7,7 @@ from channels_lite.crypto import Crypter
 from channels_lite.errors import ConfigError, InvalidMessage, UndecodableMessage
 from channels_lite.serializers import SerializerDoesNotExist, registry
 
-PUBLISHED = b"json:"  # what the payload of a message begins with that comes from SQL: see sql/0006_publishing.sql
+PUBLISHED = b"\0json:"  # what the payload of a message begins with that comes from SQL: see sql/0006_publishing.sql
 
 
 class Codec:

@@ -171,7 +171,9 @@ class DjangoDatabase(Database):
         if self.in_memory or connection.in_atomic_block:
             return True
         raw = connection.connection
-        return raw is not None and (not connection.autocommit or raw.in_transaction)
+        if raw is None:
+            return not connection.settings_dict["AUTOCOMMIT"]
+        return not connection.autocommit or bool(raw.in_transaction)
 
     def send_here(self, operation: Callable[..., object], *arguments: Any) -> Sent:
         """As ``send``, on this thread's connection: where it has a transaction open, the wake waits for its commit."""

@@ -179,7 +179,7 @@ async def test_told_otherwise_it_accepts(make: Make, stranger: Stranger) -> None
     assert stranger.why_not(SEND, "jobs", '{"type": "plain"}') == ""
     await layer.send("jobs", {"type": "encrypted"})
     payloads = await rows(layer, "SELECT payload FROM channels_lite_message ORDER BY id")
-    assert payloads[0] == (b'json:{"type": "plain"}',)
+    assert payloads[0] == (b'\0json:{"type": "plain"}',)
     assert b"encrypted" not in payloads[1][0]
     assert [await received(layer, "jobs") for _ in range(2)] == [{"type": "plain"}, {"type": "encrypted"}]
 

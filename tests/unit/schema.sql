@@ -161,7 +161,7 @@ BEGIN
         r.queue,
         CASE WHEN substr(r.queue, -1) = '!' THEN r.locals END,
         CASE WHEN NEW.to_group THEN NEW.name END,
-        CAST('json:' || NEW.message AS BLOB),
+        CAST(x'00' || 'json:' || NEW.message AS BLOB),
         coalesce((
             SELECT json_extract(value, '$[1]') FROM json_each(p.rules)
             WHERE r.queue || r.local GLOB json_extract(value, '$[0]')

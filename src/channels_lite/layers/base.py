@@ -73,7 +73,7 @@ class SQLiteLayer(GroupsLayer[D]):
 
     @property
     def sync(self) -> Sync:
-        """The layer for synchronous code; LoopRunning where an event loop runs in this thread."""
+        """The layer for synchronous code; its methods raise LoopRunning where an event loop runs in their thread."""
         return Sync(self)
 
     async def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:

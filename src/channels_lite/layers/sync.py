@@ -24,15 +24,19 @@ class Sync:
     Each method raises what the coroutine of its name does, and LoopRunning where an event loop runs in this thread.
     """
 
-    __slots__ = ("_layer",)
+    __slots__ = ("_of",)
 
     def __init__(self, layer: "SQLiteLayer[Any]") -> None:
+        self._of = layer
+
+    @property
+    def _layer(self) -> "SQLiteLayer[Any]":
         if running_loop() is not None:
             raise LoopRunning(
                 "An event loop runs in this thread, and layer.sync could hold it up: await the method of the layer "
                 "itself, such as layer.send()."
             )
-        self._layer = layer
+        return self._of
 
     def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:
         """Send a message to a channel; ``expiry`` in seconds."""
@@ -48,13 +52,14 @@ class Sync:
 
     def group_send(self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()) -> None:
         """Send a message to every channel in a group but those in ``exclude``."""
-        self._layer._open_here()
-        writes = self._layer._group_sending(group, message, exclude)
+        layer = self._layer
+        layer._open_here()
+        writes = layer._group_sending(group, message, exclude)
         try:
             write = next(writes)
             while True:
                 try:
-                    sent = self._layer._write_here(*write)
+                    sent = layer._write_here(*write)
                 except Exception as error:
                     write = writes.throw(error)
                 else:
@@ -69,23 +74,28 @@ class Sync:
 
     def group_discard(self, group: str, channel: str) -> None:
         """End a channel's membership in a group; nothing happens where there is none."""
-        self._layer._write_here(store.group_discard, *self._layer._membership(group, channel))
+        layer = self._layer
+        layer._write_here(store.group_discard, *layer._membership(group, channel))
 
     def group_channels(self, group: str) -> list[str]:
         """The channels that are in a group now, in the order in which they joined it."""
-        return self._layer._read_here(store.group_channels, self._layer.options.prefix, self._layer._group_name(group))
+        layer = self._layer
+        return layer._read_here(store.group_channels, layer.options.prefix, layer._group_name(group))
 
     def group_count(self, group: str) -> int:
         """How many channels are in a group now."""
-        return self._layer._read_here(store.group_count, self._layer.options.prefix, self._layer._group_name(group))
+        layer = self._layer
+        return layer._read_here(store.group_count, layer.options.prefix, layer._group_name(group))
 
     def groups(self, channel: str) -> list[str]:
         """The groups that a channel is in now, in the order of their names."""
-        return self._layer._read_here(store.groups, self._layer.options.prefix, *self._layer._place(channel))
+        layer = self._layer
+        return layer._read_here(store.groups, layer.options.prefix, *layer._place(channel))
 
     def stats(self) -> Stats:
         """What is going on."""
-        return self._layer._aside_here(self._layer._look_inside)
+        layer = self._layer
+        return layer._aside_here(layer._look_inside)
 
     def close(self) -> None:
         """Close the layer as its ``close()`` does: may be called more than once, and the next use opens it again."""
