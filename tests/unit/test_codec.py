@@ -16,7 +16,7 @@ from channels.exceptions import InvalidChannelLayerError
 from cryptography.fernet import Fernet
 
 from channels_lite import crypto
-from channels_lite.codec import Codec
+from channels_lite.codec import PUBLISHED, Codec
 from channels_lite.drops import Reason
 from channels_lite.errors import ConfigError, InvalidMessage, UndecodableMessage
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
@@ -260,3 +260,36 @@ async def test_readers_of_other_keys(make_layer: MakeLayer) -> None:
     await writer.send("x", {"type": "readable"})
     assert await asyncio.wait_for(reader.receive("x"), PATIENCE) == {"type": "readable"}
     assert not reader.drops.by_reason
+
+
+@pytest.mark.parametrize("format_", ["json", "msgpack"])
+def test_what_comes_from_sql(format_: str) -> None:
+    """JSON that is marked as published from SQL is a message, whatever the layer's own format is."""
+    assert Codec(format_, None).decode(PUBLISHED + b'{"type": "run", "id": 7}') == {"type": "run", "id": 7}
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"null", b'{"a": 1', b"\xff", b'{"a": "\\ud800"}'])
+def test_what_from_sql_is_no_message(payload: bytes) -> None:
+    """What is marked so and is no JSON object cannot be decoded, and is no other error."""
+    with pytest.raises(UndecodableMessage):
+        Codec("msgpack", None).decode(PUBLISHED + payload)
+
+
+def test_keys_and_what_comes_from_sql() -> None:
+    """With keys it is not taken, unless the layer is told otherwise; what is not marked is not taken either way."""
+    keys = ["a key of more than 16 bytes"]
+    with pytest.raises(UndecodableMessage):
+        Codec("json", keys).decode(PUBLISHED + b"{}")
+    codec = Codec("json", keys, plain_sql=True)
+    assert codec.decode(PUBLISHED + b"{}") == {}
+    assert codec.decode(codec.encode({"type": "own"}, 60)) == {"type": "own"}
+    with pytest.raises(UndecodableMessage):
+        codec.decode(b"{}")
+
+
+def test_no_format_of_ours_looks_as_if_it_came_from_sql() -> None:
+    """What a layer encodes never begins as what comes from SQL does."""
+    for format_ in ("json", "msgpack"):
+        for keys in (None, ["a key of more than 16 bytes"]):
+            for message in ({}, {"json:": 0}, {"\0json:": b"\0json:"}):
+                assert not Codec(format_, keys).encode(message, 60).startswith(PUBLISHED)
