@@ -27,6 +27,8 @@ logger = logging.getLogger("channels_lite.bell")
 LOCKED = 3.0  # seconds for which a process waits for its turn
 FRESH = 0.001  # seconds for which the bell is believed to be there still: to ask takes twice as long as to read it
 STAMP = 8  # bytes that each ring writes: a number from a random start, so that no two rings write the same
+SUFFIX = "-bell"  # after the database's own path
+NOT_RUNG = "The bell %s cannot be rung: %s. Other processes hear by polling."
 
 
 class Listener(Protocol):
@@ -134,11 +136,30 @@ def _lock(fd: int) -> bool:
     return True
 
 
+def ring_once(database: str) -> None:
+    """Ring the bell of a database that no layer of this process has opened. Where it has none, nobody listens.
+
+    An error is logged, as by ``Bell.ring``.
+    """
+    if _listener_class() is None:
+        return
+    try:
+        fd = os.open(database + SUFFIX, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.pwrite(fd, secrets.token_bytes(STAMP), 0)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning(NOT_RUNG, database + SUFFIX, error)
+
+
 class Bell:
     """The bell of one database."""
 
     def __init__(self, database: str) -> None:
-        self.path = f"{database}-bell"
+        self.path = database + SUFFIX
         self._owned = os.stat(database)  # who may use the database may ring and hear
         self._silent = _listener_class() is None
         self._checked = 0.0  # when it was there
@@ -184,7 +205,7 @@ class Bell:
                 self.renew()
             self._write(self._fd)
         except OSError as error:
-            logger.warning("The bell %s cannot be rung: %s. Other processes hear by polling.", self.path, error)
+            logger.warning(NOT_RUNG, self.path, error)
 
     def stamp(self) -> bytes | None:
         """What was last written to the bell, which nobody has written before; None where there is no bell.

@@ -12,6 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from channels_lite import config, store
+from channels_lite.bell import ring_once
 from channels_lite.database import Database, find
 from channels_lite.errors import ConfigError
 from channels_lite.page import Rows
@@ -27,6 +28,7 @@ class Link:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         raw: sqlite3.Connection = connection.connection
         self._key = key_of(connection.alias, config.alias_file(connection.alias))
+        self._path = self._key[-1]
         self._settled = False
         self._inserted: list[tuple[str, str]] = []  # prefix and queue of what the running statement inserted
         self._sent: list[tuple[str, str]] = []  # and of what it had inserted when it was done
@@ -94,17 +96,21 @@ class Link:
         if not self._inserted:
             return
         self._sent, self._inserted = self._inserted, []
-        database = self._database()
-        if database is None:
-            return
         if not connection.in_atomic_block:
-            database.announce_all(self._sent)
+            self._announce(self._sent)
         elif never_commits(connection):
-            database.announce_all(self._sent, abroad=False)
+            self._announce(self._sent, abroad=False)
         else:
-            connection.on_commit(partial(database.announce_all, self._sent), robust=True)
+            connection.on_commit(partial(self._announce, self._sent), robust=True)
             # In front: a callback of the user's that raises ends the others.
             connection.run_on_commit.insert(0, connection.run_on_commit.pop())
+
+    def _announce(self, sent: list[tuple[str, str]], *, abroad: bool = True) -> None:
+        database = self._database()
+        if database is not None:
+            database.announce_all(sent, abroad=abroad)
+        elif abroad and self._path != config.MEMORY:  # a process that only writes has no layer open
+            ring_once(self._path)
 
     def failed(self) -> None:
         """After a statement that failed: nothing was inserted."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
@@ -238,3 +239,29 @@ async def test_a_trigger_on_a_table(make: Make, stranger: Stranger) -> None:
     assert await waiting == {"type": "parcel.new", "id": 2}
     assert await received(layer, channel) == {"type": "parcel.new", "id": 3}
     assert await rows(layer, "SELECT count(*) FROM channels_lite_message") == [(0,)]
+
+
+WRITER = """
+import sys, django
+from django.conf import settings
+from django.db import connection, transaction
+
+core = {"BACKEND": "channels_lite.layers.core.SQLiteChannelLayer", "CONFIG": {"database": "default"}}
+default = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
+settings.configure(
+    INSTALLED_APPS=["channels_lite"], DATABASES={"default": default}, CHANNEL_LAYERS={"default": core}
+)
+django.setup()
+with transaction.atomic(), connection.cursor() as cursor:
+    cursor.execute("INSERT INTO channels_lite_send VALUES ('jobs', '{}')")
+"""
+
+
+@pytest.mark.parametrize("make", ["core"], indirect=True)
+async def test_a_process_that_only_writes_rings(make: Make, path: str) -> None:
+    """What a process inserts through Django is heard at once, though it never used its layer."""
+    layer = await opened(make(polling_interval=None))
+    waiting = asyncio.ensure_future(received(layer, "jobs"))
+    await until(lambda: layer.waits(asyncio.get_running_loop()))
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", WRITER, path], check=True)
+    assert await waiting == {}

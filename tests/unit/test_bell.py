@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from channels_lite import bell as module
-from channels_lite.bell import Bell, KqueueListener, Listener
+from channels_lite.bell import Bell, KqueueListener, Listener, ring_once
 from tests.patience import PATIENCE
 
 MakeBell = Callable[[], Bell]
@@ -96,6 +96,15 @@ async def test_ring_is_heard(bell: Bell, make_bell: MakeBell, listen: Listen) ->
     for rings in (1, 1, 5):
         for _ in range(rings):
             other.ring()
+        assert await ear.hears()
+
+
+@linux
+async def test_ring_without_a_bell_of_ones_own(bell: Bell, database: str, listen: Listen) -> None:
+    """Who has not opened the database rings its bell all the same, every time."""
+    ear = listen(bell)
+    for _ in range(2):
+        ring_once(database)
         assert await ear.hears()
 
 
@@ -255,6 +264,17 @@ def test_ring_that_fails(bell: Bell, caplog: pytest.LogCaptureFixture, monkeypat
     assert "cannot be rung: [Errno 28] No space left on device. Other processes hear by polling" in caplog.text
 
 
+def test_ring_where_none_hangs(database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has not opened the database makes no bell, and rings none through a link; that is logged and not raised."""
+    ring_once(database)
+    assert (os.path.exists(f"{database}-bell"), caplog.text) == (False, "")
+    (tmp_path / "elsewhere").write_bytes(b"12345678")
+    os.symlink(tmp_path / "elsewhere", f"{database}-bell")
+    ring_once(database)
+    assert (tmp_path / "elsewhere").read_bytes() == b"12345678"
+    assert "-bell cannot be rung: " in caplog.text
+
+
 def test_closed(bell: Bell) -> None:
     """A closed bell is silent, may be closed again, and its file stays."""
     bell.close()
@@ -303,6 +323,7 @@ def test_platform_without_bell(database: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "select", SimpleNamespace())
     bell = Bell(database)
     bell.ring()
+    ring_once(database)
     assert bell.listen() is None
     assert not bell.renew()
     assert not os.path.exists(bell.path)
