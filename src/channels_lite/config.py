@@ -39,7 +39,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: Name | None = None
     """A file, or ``:memory:``, instead of an alias."""
     prefix: Annotated[str, Meta(max_length=100, pattern=r"^[\x20-\x7e]*\Z")] = ""
-    """Layers with different prefixes share a file without seeing each other."""
+    """Layers with different prefixes share a file without seeing each other. Up to 100 printable ASCII characters."""
     expiry: Seconds = 60
     """Seconds after which an unread message is gone."""
     group_expiry: Seconds = 86400

@@ -43,6 +43,7 @@ class Drops:
 
     def __init__(self) -> None:
         self.by_reason: Counter[Reason] = Counter()
+        """How many messages were dropped for each reason, since the process began."""
         self._lock = threading.Lock()
         self._unreported: Counter[Drop] = Counter()
         self._quiet_until = 0.0

@@ -8,7 +8,10 @@ class ChannelsLiteError(Exception):
 
 
 class DatabaseBusy(ChannelsLiteError):
-    """Another process held the database's write lock until the deadline; nothing was sent or changed."""
+    """Another process held the database's write lock until the deadline; nothing was sent or changed.
+
+    That is as many seconds after the call as ``OPTIONS["timeout"]`` of the alias says, or 5, which is Django's default.
+    """
 
 
 def busy(path: str, seconds: float) -> DatabaseBusy:

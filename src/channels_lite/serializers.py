@@ -20,10 +20,10 @@ DEEPEST = 200
 class Serializer(Protocol):
     """What the registry's classes make when they are called without arguments."""
 
-    def serialize(self, message: dict[str, Any]) -> bytes:
+    def serialize(self, message: dict[str, Any], /) -> bytes:
         """Turn a message into bytes."""
 
-    def deserialize(self, message: bytes) -> dict[str, Any]:
+    def deserialize(self, message: bytes, /) -> dict[str, Any]:
         """Turn the bytes back into an equal message."""
 
 
@@ -220,9 +220,9 @@ class SerializersRegistry:
     """Serializer classes by the name that the option ``serializer_format`` uses."""
 
     def __init__(self) -> None:
-        self._classes: dict[str, Any] = {}
+        self._classes: dict[str, type[Serializer]] = {}
 
-    def register_serializer(self, format: str, serializer_class: Any) -> None:
+    def register_serializer(self, format: str, serializer_class: type[Serializer]) -> None:
         """Make a class known under a name, or replace the one that has it.
 
         The class is called without arguments; its objects have ``serialize(message) -> bytes`` and
@@ -242,8 +242,7 @@ class SerializersRegistry:
         except KeyError:
             known = ", ".join(map(repr, self._classes))
             raise SerializerDoesNotExist(f"There is no serializer {format!r}; registered are {known}.") from None
-        serializer: Serializer = serializer_class(*args, **kwargs)
-        return serializer
+        return serializer_class(*args, **kwargs)
 
 
 registry = SerializersRegistry()

@@ -39,7 +39,11 @@ class Address(NamedTuple):
 
 
 class SQLiteLayer(GroupsLayer[D]):
-    """What the layers share. A subclass brings the connection: how to write, to look, and to step aside."""
+    """What the layers share. A subclass brings the connection: how to write, to look, and to step aside.
+
+    The first call opens the database, and so does the first one after ``close``: it also raises SchemaError and
+    TwoLibraries, where it cannot be opened. All times are in seconds.
+    """
 
     def _begin(self) -> None:
         super()._begin()
@@ -122,7 +126,8 @@ class SQLiteLayer(GroupsLayer[D]):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message on a channel and take it. Cancelling loses nothing.
 
-        Raises TypeError for a bad name, ForeignChannel for a process-specific channel of another process, LayerClosed.
+        Raises TypeError for a bad name, ForeignChannel for a process-specific channel of another process, LayerClosed,
+        DatabaseFailed.
         """
         if type(channel) is not str:
             channel = self._channel_name(channel)
@@ -247,7 +252,10 @@ class SQLiteLayer(GroupsLayer[D]):
             return None
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """A new name for a channel that only this process can receive from."""
+        """A new name for a channel that only this process can receive from; it begins with ``prefix``.
+
+        Raises TypeError where that makes no valid name: names have fewer than 100 characters, as Channels wants it.
+        """
         if not issubclass(type(prefix), str):
             raise TypeError(f"The prefix of a channel is a str, not {type(prefix).__name__}.")
         prefix = str.__str__(prefix)
@@ -276,7 +284,10 @@ class SQLiteLayer(GroupsLayer[D]):
         return stats
 
     async def flush(self) -> None:
-        """Remove all messages and groups of this layer's prefix; returns when they are gone."""
+        """Remove all messages and groups of this layer's prefix; returns when they are gone.
+
+        Raises DatabaseBusy and DatabaseFailed, after which a part may be gone.
+        """
         await self._aside(self._flush)
 
     def _flush(self, execute: Execute) -> None:
@@ -285,7 +296,10 @@ class SQLiteLayer(GroupsLayer[D]):
             self._database.flushed(self.options.prefix)
 
     async def clean_expired(self) -> tuple[int, int]:
-        """Remove what has expired, of every layer in the file: how many messages and memberships there were."""
+        """Remove what has expired, of every layer in the file: how many messages and memberships there were.
+
+        Raises DatabaseBusy and DatabaseFailed, after which a part may be gone.
+        """
 
         def job(execute: Execute) -> tuple[int, int]:
             removed = trim_all(execute)

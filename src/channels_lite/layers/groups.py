@@ -107,27 +107,30 @@ class GroupsLayer(HandoverLayer[D]):
     # Who is in them.
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Make a channel a member of a group for ``group_expiry`` seconds from now."""
+        """Make a channel a member of a group for ``group_expiry`` seconds from now.
+
+        Raises TypeError for a bad name, DatabaseBusy, DatabaseFailed.
+        """
         await self._write(store.group_add, *self._membership(group, channel), clock.milliseconds(self.group_expiry))
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """End a channel's membership in a group; nothing happens where there is none."""
+        """End a channel's membership in a group; nothing happens where there is none. Raises as ``group_add``."""
         await self._write(store.group_discard, *self._membership(group, channel))
 
     async def group_channels(self, group: str) -> list[str]:
         """The channels that are in a group now, in the order in which they joined it (their last ``group_add``).
 
         A channel whose process was killed stays until a message to it expires unread, or for ``group_expiry`` seconds.
-        Raises TypeError for a bad name, DatabaseBusy, DatabaseFailed.
+        Raises as ``group_add``.
         """
         return await self._read(store.group_channels, self.options.prefix, self._group_name(group))
 
     async def group_count(self, group: str) -> int:
-        """How many channels are in a group now. Raises as ``group_channels``."""
+        """How many channels are in a group now. Raises as ``group_add``."""
         return await self._read(store.group_count, self.options.prefix, self._group_name(group))
 
     async def groups(self, channel: str) -> list[str]:
-        """The groups that a channel is in now, in the order of their names. Raises as ``group_channels``."""
+        """The groups that a channel is in now, in the order of their names. Raises as ``group_add``."""
         return await self._read(store.groups, self.options.prefix, *self._place(channel))
 
     def _membership(self, group: str, channel: str) -> tuple[str, str, str, str]:
