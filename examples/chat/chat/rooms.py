@@ -42,7 +42,16 @@ def group(room: str) -> str:
 
 async def tell(room: str, event: dict[str, Any]) -> None:
     """Tell everyone in a room: each browser there gets this event."""
-    await get_channel_layer().group_send(group(room), {"type": "room.event", "event": event})
+    await get_channel_layer().group_send(group(room), _passed_on(event))
+
+
+def announce(room: str, event: dict[str, Any]) -> None:
+    """As ``tell``, from synchronous code."""
+    get_channel_layer().sync.group_send(group(room), _passed_on(event))
+
+
+def _passed_on(event: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "room.event", "event": event}
 
 
 def _line(what: str, typed: str, limit: int) -> str:

@@ -3,7 +3,6 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django.core.management import BaseCommand, CommandError
 
 from chat import rooms
@@ -23,4 +22,4 @@ class Command(BaseCommand):
             event = {"type": "said", "name": rooms.person_name(name), "text": rooms.message(" ".join(text))}
         except rooms.Refused as refusal:
             raise CommandError(str(refusal)) from None
-        async_to_sync(rooms.tell)(room, event)
+        rooms.announce(room, event)
