@@ -37,9 +37,13 @@ SELECT
     (SELECT now FROM channels_lite_clock)
 FROM channels_lite_live_membership
 WHERE prefix = ? AND group_name = ? AND queue NOT IN (SELECT value FROM json_each(?))
-  AND channel NOT IN (SELECT value FROM json_each(?))
 GROUP BY queue
 """
+
+# Apart, because it takes a quarter longer.
+_INSERT_GROUP_BUT = _INSERT_GROUP.replace(
+    "GROUP BY queue", "  AND channel NOT IN (SELECT value FROM json_each(?))\nGROUP BY queue"
+)
 
 _QUEUES_OF_GROUP = """
 WITH RECURSIVE queues (queue) AS (
@@ -247,8 +251,11 @@ def group_send(
 
     ``rules`` is for channels_lite_capacity(); ``excluded`` are members that do not get it.
     """
-    names = json.dumps(list(without)), json.dumps(list(excluded))
-    execute(_INSERT_GROUP, (payload, rules, ttl, prefix, group, *names))
+    arguments = (payload, rules, ttl, prefix, group, json.dumps(list(without)))
+    if excluded:
+        execute(_INSERT_GROUP_BUT, (*arguments, json.dumps(list(excluded))))
+    else:
+        execute(_INSERT_GROUP, arguments)
 
 
 def queues_of_group(execute: Execute, prefix: str, group: str, at_most: int) -> list[str]:

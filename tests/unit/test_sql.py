@@ -523,6 +523,7 @@ def use_every_function(run: Run) -> None:
     join(run, "room", "chat", "zone.client!a")
     send(run)
     store.group_send(run, "", "room", b"payload", TABLE, TTL)
+    store.group_send(run, "", "room", b"payload", TABLE, TTL, (), ["chat", "zone.client!a"])
     assert store.queues(run, [1]) == [("", "chat")]
     assert store.queues(run, [2, 3, 99]) == [("", "chat"), ("", "zone.client!")]
     for names in (["chat", "none"], ["chat", "none", *map(str, range(store.FEW))]):
@@ -532,6 +533,10 @@ def use_every_function(run: Run) -> None:
     assert store.queues_of_group(run, "", "room", 10) == ["chat", "zone.client!"]
     assert store.group_channels(run, "", "room") == ["chat", "zone.client!a"]
     assert store.group_count(run, "", "room") == 2
+    assert store.group_sizes(run, "") == {"room": 2}
+    pending = {channel: number for channel, number, _ in store.pending_by_channel(run, "")}
+    assert pending == {"chat": 2, "zone.client!a": 1}
+    assert store.schema_version(run) == len(schema.steps())
     assert store.groups(run, "", "zone.client!", "a") == ["room"]
     for _ in range(2):
         store.register(run, "", 60_000, 100, [("a*", 1)], False)
