@@ -68,7 +68,7 @@ async def soon(awaitable: Any) -> Any:
 async def is_empty(layer: BaseChannelLayer, channel: str) -> bool:
     """Whether a receive on this channel finds nothing."""
     try:
-        await asyncio.wait_for(layer.receive(channel), 0.1)
+        await asyncio.wait_for(layer.receive(channel), 0.05)
     except asyncio.TimeoutError:
         return True
     return False

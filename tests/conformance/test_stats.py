@@ -19,15 +19,24 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def sizes(path: str) -> tuple[int, int]:
+    """Of a database and its -wal; neither shrinks while it is open."""
+    wal = f"{path}-wal"
+    return os.stat(path).st_size, os.stat(wal).st_size if os.path.exists(wal) else 0
+
+
 async def test_of_a_new_database(layer, path):
     """Where nothing has happened, nothing waits; the schema, the files and the process are there."""
+    await layer.group_count("room")
+    before = sizes(path)
     stats = await layer.stats()
+    for size, earlier, later in zip((stats.database_bytes, stats.wal_bytes), before, sizes(path), strict=True):
+        assert earlier <= size <= later
+    assert stats.database_bytes > 0
     assert (stats.pending, stats.oldest_age, stats.groups) == ({}, None, {})
     assert (stats.sent, stats.received, stats.decode_failures, stats.busy_retries) == (0, 0, 0, 0)
     assert stats.dropped == {"full": 0, "slow": 0, "undecodable": 0, "no_target": 0}
     assert stats.schema_version == schema.steps()[-1].version
-    assert stats.database_bytes == os.stat(path).st_size
-    assert stats.wal_bytes == (os.stat(f"{path}-wal").st_size if os.path.exists(f"{path}-wal") else 0)
     assert stats.watcher == "stopped"
     assert [process.pid for process in stats.processes] == [os.getpid()]
 
