@@ -201,7 +201,7 @@ class Bell:
         if self._silent:
             return
         try:
-            if self._is_gone():  # the others listen to a new one
+            if self._was_gone():  # the others listen to a new one
                 self.renew()
             self._write(self._fd)
         except OSError as error:

@@ -53,8 +53,11 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         return await self._batch(database).write(Write(operation, arguments))
 
     def _write_here(self, operation: Callable[..., Sequence[str] | None], *arguments: Any) -> Sent:
-        database = self._open_here()
-        return self._patiently_here(database, partial(database.send, self.options.prefix, Write(operation, arguments)))
+        database, write = self._open_here(), Write(operation, arguments)
+        try:
+            return database.send(self.options.prefix, write)
+        except Locked:
+            return self._patiently_here(database, partial(database.send, self.options.prefix, write))
 
     def _batch(self, database: ApswDatabase) -> Batch:
         loop = asyncio.get_running_loop()
