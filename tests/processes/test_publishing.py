@@ -97,6 +97,7 @@ async def test_nobody_waits_until_long_after(make: Make, stranger: Stranger) -> 
     layer = await opened(make(polling_interval=0.01))
     channel, other = await layer.new_channel(), await layer.new_channel()
     waiting = [asyncio.ensure_future(layer.receive(name)) for name in ("awake", other)]
+    await until(lambda: layer._mailboxes.queues() == 2)
     await layer.send(channel, {"type": "first"})
     assert await received(layer, channel) == {"type": "first"}  # the queue is known to be empty
     looks = 0
