@@ -18,4 +18,5 @@ class ChannelsLiteConfig(AppConfig):
         for check in checks.ALL:
             register(check, "channels_lite")
         post_migrate.connect(operations.report, sender=self)
+        post_migrate.connect(operations.complete, sender=self)
         link.prepare_connections()

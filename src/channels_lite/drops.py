@@ -55,11 +55,11 @@ class Drops:
             self._unreported[Drop(channel, reason, detail)] += 1
         self.report()
 
-    def report(self) -> None:
-        """Tell the log what it has not been told, if it is time to."""
+    def report(self, *, last: bool = False) -> None:
+        """Tell the log what it has not been told, if it is time to, or the ``last`` time."""
         with self._lock:
             now = time.monotonic()
-            if not self._unreported or now < self._quiet_until:
+            if not self._unreported or (now < self._quiet_until and not last):
                 return
             self._quiet_until = now + WARNING_INTERVAL
             report, self._unreported = self._unreported, Counter()

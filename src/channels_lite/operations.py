@@ -1,18 +1,22 @@
 """The operations of our migrations: they bring the SQL files to the databases of the layers."""
 
+import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 import apsw
 from django.core.management.base import OutputWrapper
-from django.db import router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
 from django.db.migrations.operations.base import Operation
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
-from channels_lite import diagnosis, legacy, link, schema, statements, targets
+from channels_lite import diagnosis, legacy, link, migrations, schema, statements, targets
+
+APP = "channels_lite"
 
 
 class _OnDatabase(Operation):
@@ -95,6 +99,21 @@ class ApplySchema(_OnDatabase):
 
     def describe(self) -> str:
         return f"Apply the SQL files of channels-lite up to version {self.version}"
+
+
+def complete(
+    using: str = DEFAULT_DB_ALIAS, plan: Sequence[tuple[Migration, bool]] | None = None, **signal: Any
+) -> None:
+    """After migrate: make what is missing, such as the tables of a layer that came into the settings afterwards.
+
+    Not after ``flush``, which sends this signal without a plan, nor where our migrations are not all applied.
+    """
+    if plan is None or not router.allow_migrate(using, APP):
+        return
+    connection = connections[using]
+    applied = {name for app, name in MigrationRecorder(connection).applied_migrations() if app == APP}
+    if applied.issuperset(module.name for module in pkgutil.iter_modules(migrations.__path__)):
+        ApplySchema(len(schema.steps())).forwards(connection)
 
 
 def report(

@@ -8,15 +8,20 @@ Whichever is asked, the counts are those of all processes that use the database 
 elsewhere its own). Synchronous code collects them: a coroutine writes ``await sync_to_async(generate_latest)()``.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from channels import DEFAULT_CHANNEL_LAYER
+from channels.exceptions import InvalidChannelLayerError
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as Base
 
+from channels_lite.errors import ChannelsLiteError, LoopRunning
 from channels_lite.layers import get_layer
 from channels_lite.stats import Stats
+
+logger = logging.getLogger("channels_lite.prometheus")
 
 Seen = dict[str, Stats]
 
@@ -24,21 +29,42 @@ Seen = dict[str, Stats]
 class Collector(Base):
     """The metrics of these entries of CHANNEL_LAYERS; of the default one, where none is named.
 
-    To collect raises what ``layer.sync.stats()`` does, and ConfigError where an entry is no layer of this package.
+    ConfigError where an entry is no layer of this package. One that cannot be asked when Prometheus does is left out of
+    the metrics but for ``channels_lite_up``, and the log says why.
     """
 
     def __init__(self, *aliases: str) -> None:
         self._aliases = aliases or (DEFAULT_CHANNEL_LAYER,)
+        for alias in self._aliases:
+            get_layer(alias)
 
-    def describe(self) -> list[Metric]:
-        """Nothing: to be registered must open no database."""
-        return []
+    def describe(self) -> Iterator[Metric]:
+        """The names of the metrics: to be registered must open no database, and twice is refused."""
+        return _of_all({})
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of now."""
-        seen = {alias: get_layer(alias).sync.stats() for alias in self._aliases}
-        yield from _of_databases(seen)
-        yield from _of_processes(seen)
+        return _of_all({alias: _ask(alias) for alias in self._aliases})
+
+
+def _ask(alias: str) -> Stats | None:
+    try:
+        return get_layer(alias).sync.stats()
+    except LoopRunning:
+        raise
+    except (ChannelsLiteError, InvalidChannelLayerError):  # the process's other metrics must not be lost with these
+        logger.exception("The layer %r cannot be asked for its metrics.", alias)
+        return None
+
+
+def _of_all(asked: Mapping[str, Stats | None]) -> Iterator[Metric]:
+    up = _gauge("up", "Whether the layer could be asked")
+    for layer, stats in asked.items():
+        up.add_metric([layer], stats is not None)
+    yield up
+    seen = {layer: stats for layer, stats in asked.items() if stats is not None}
+    yield from _of_databases(seen)
+    yield from _of_processes(seen)
 
 
 def _of_databases(seen: Seen) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from django.test.utils import TestContextDecorator, override_settings
 
 from channels_lite.config import DEFAULT_ALIAS
 from channels_lite.entries import names, read
+from channels_lite.errors import ConfigError
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.link import never_commits
 from channels_lite.mailbox import running_loop
@@ -36,10 +37,13 @@ class own_layer(TestContextDecorator):  # noqa: N801 # like override_settings, w
     or a ``database``. ``core`` stays on its alias, and so in Django's test database, with a random ``prefix``; it is
     flushed afterwards, unless the transaction around it is rolled back anyway.
 
-    Raises ConfigError for a wrong option, RuntimeError for ``core`` where ``with`` is to be ``async with``.
+    Raises ConfigError for a wrong option or an entry that is not there, RuntimeError for ``core`` where ``with`` is to
+    be ``async with``, TypeError for a decorator without brackets.
     """
 
     def __init__(self, alias: str = DEFAULT_CHANNEL_LAYER, **config: Any) -> None:
+        if not isinstance(alias, str):
+            raise TypeError(f"own_layer() takes the name of an entry, not {alias!r}; a decorator is @own_layer().")
         super().__init__()
         self._alias = alias
         self._config = config
@@ -84,6 +88,7 @@ class own_layer(TestContextDecorator):  # noqa: N801 # like override_settings, w
         with contextlib.ExitStack() as undo:
             undo.enter_context(_replaced(self._alias, self._entry(undo)))
             layer: SQLiteLayer[Any] = channel_layers[self._alias]  # type: ignore[assignment] # such as _entry() names
+            layer.known_to_sql = not _is_core(layer)  # nothing of it must be left in the settings' database
             undo.callback(layer._close_here)
             undo.callback(_empty, layer)
             self._uses.append(undo.pop_all())
@@ -91,7 +96,9 @@ class own_layer(TestContextDecorator):  # noqa: N801 # like override_settings, w
 
     def _entry(self, undo: contextlib.ExitStack) -> dict[str, Any]:
         """The entry for CHANNEL_LAYERS; ``undo`` removes the folder that is made for it."""
-        found = read(self._alias) if self._alias in names() else None
+        if names() and self._alias not in names():
+            raise ConfigError(f"CHANNEL_LAYERS has no entry {self._alias!r} ({', '.join(map(repr, names()))}).")
+        found = read(self._alias) if names() else None
         entry: dict[str, Any] = {"BACKEND": AIO} if found is None else settings.CHANNEL_LAYERS[self._alias]
         config = dict(entry.get("CONFIG") or {})
         if found is not None and found.backend.library == "sqlite3":

@@ -164,7 +164,7 @@ def test_what_cannot_be_looked_into(tmp_path: Path) -> None:
     assert "CommandError: layer 'broken': " in printed
     printed = project.manage("channels_stats", "--json", code=1)
     found = json.loads(printed.splitlines()[0])
-    assert found["memory"] == "is in memory, which no other process can reach"
+    assert found["memory"] == {"nothing": "is in memory, which no other process can reach"}
     assert "garbage.sqlite3" in found["broken"]["error"]
     assert (tmp_path / "garbage.sqlite3").read_bytes() == b"garbage" * 1000
 
@@ -229,6 +229,53 @@ def test_metrics(project: Project, server: "subprocess.Popen[str]") -> None:
     assert float(found[f'channels_lite_listening{{by="inotify",{labels}}}']) == 1
     assert f"channels_lite_busy_retries_total{{{labels}}}" in found
     assert f"channels_lite_parked_messages{{{labels}}}" in found
+    assert float(found['channels_lite_up{layer="default"}']) == 1
+
+
+BROKEN = """
+import logging
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from channels.layers import get_channel_layer
+from channels_lite.errors import ConfigError
+from channels_lite.prometheus import Collector
+logging.disable()
+registry = CollectorRegistry(auto_describe=True)
+Gauge("of_the_application", "text", registry=registry).set(7)
+for wrong, error in ((lambda: Collector("nope"), ConfigError), (lambda: Collector("foreign"), ConfigError)):
+    try:
+        wrong()
+    except error as refusal:
+        print(refusal)
+registry.register(Collector("default", "broken"))
+try:
+    registry.register(Collector("default"))
+except ValueError as refusal:
+    print(refusal)
+print(generate_latest(registry).decode())
+get_channel_layer().sync.close()
+"""
+
+
+def test_metrics_of_a_layer_that_cannot_be_asked(tmp_path: Path) -> None:
+    """It is down, and all other metrics are there. A wrong entry, and to register twice, is refused at once."""
+    (tmp_path / "garbage.sqlite3").write_bytes(b"garbage" * 1000)
+    layers = {
+        "default": (AIO, {}),
+        "broken": (AIO, {"path": str(tmp_path / "garbage.sqlite3")}),
+        "foreign": (FOREIGN, {}),
+    }
+    printed = Project(tmp_path, layers).script(BROKEN)
+    assert "CHANNEL_LAYERS has no entry 'nope'" in printed
+    assert "CHANNEL_LAYERS['foreign'] is a" in printed
+    assert "Duplicated timeseries" in printed
+    for line in (
+        'channels_lite_up{layer="default"} 1.0',
+        'channels_lite_up{layer="broken"} 0.0',
+        "of_the_application 7.0",
+    ):
+        assert line in printed
+    assert 'channels_lite_database_bytes{layer="default"}' in printed
+    assert 'channels_lite_database_bytes{layer="broken"}' not in printed
 
 
 @pytest.mark.parametrize("project", [AIO], indirect=True)

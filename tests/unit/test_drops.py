@@ -82,6 +82,16 @@ def test_the_last_are_told_as_well(clock: Clock, warnings: list[str]) -> None:
     assert warnings == ["Dropped 4 message(s) to the channel chat: the channel is full."]
 
 
+def test_the_last_time(clock: Clock, warnings: list[str]) -> None:
+    """Who will not ask again, because the layer is closed or the process ends, does not wait until it is time."""
+    counter = Drops()
+    for _ in range(3):
+        counter.count("chat", Reason.FULL)
+    counter.report(last=True)
+    counter.report(last=True)
+    assert [text.split(" to ")[0] for text in warnings] == ["Dropped 1 message(s)", "Dropped 2 message(s)"]
+
+
 def test_quiet_again(clock: Clock, warnings: list[str]) -> None:
     """Each warning begins a new interval."""
     counter = Drops()

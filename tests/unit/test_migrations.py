@@ -332,6 +332,19 @@ def test_an_old_table_that_others_refer_to(tmp_path: Path) -> None:
     assert project.version() == VERSION
 
 
+def test_a_layer_that_comes_later(tmp_path: Path) -> None:
+    """Where the settings change after migrate, the next migrate makes what they need, and nothing after zero."""
+    Project(tmp_path, {"default": (AIO, {})}).manage("migrate")
+    layers = {"default": (CORE, {}), "other": (AIO, {"path": str(tmp_path / "other.sqlite3")})}
+    project = Project(tmp_path, layers)
+    assert [project.version(name) for name in ("db.sqlite3", "other.sqlite3")] == [0, 0]
+    assert "No migrations to apply" in project.manage("migrate", "channels_lite", "--database", "default")
+    assert [project.version(name) for name in ("db.sqlite3", "other.sqlite3")] == [VERSION, VERSION]
+    for target in ("0003", "zero"):
+        project.manage("migrate", "channels_lite", target)
+        assert project.version() == (VERSION if target == "0003" else 0)  # there is no way back but to nothing
+
+
 def test_zero_leaves_what_is_not_ours(tmp_path: Path) -> None:
     """A table of somebody else's that has the name of one of ours is not removed."""
     project = Project(tmp_path, {"default": (CORE, {})})

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import connections, transaction
 from django.test.utils import override_settings
@@ -207,17 +207,37 @@ def test_other_entries_stay() -> None:
 @everywhere
 def test_where_the_settings_have_no_layer_of_ours() -> None:
     """It is the layer aio, with the given options only."""
-    with own_layer("foreign") as layer, own_layer("missing", capacity=1) as other:
+    with own_layer("foreign") as layer, own_layer("foreign", capacity=1) as other:
         assert [type(layer), type(other)] == [AIOSQLiteChannelLayer] * 2
         assert [layer.capacity, other.capacity] == [100, 1]
         talk(other)
-    assert "missing" not in channel_layers
     with override_settings():
         del settings.CHANNEL_LAYERS
         with own_layer() as layer:
             assert layer is get_channel_layer()
             talk(layer)
         assert get_channel_layer() is None
+
+
+@everywhere
+def test_what_it_cannot_be(folders: Path) -> None:
+    """A name that is no entry is an error, and so is a decorator without brackets, before any test is lost by it."""
+    with pytest.raises(ConfigError, match="no entry 'defualt'"), own_layer("defualt"):
+        pass
+    with pytest.raises(TypeError, match=r"a decorator is @own_layer\(\)"):
+
+        @own_layer  # type: ignore[arg-type]
+        class Tests(unittest.TestCase):
+            pass
+
+
+@everywhere
+def test_core_is_not_known_to_sql(alias: str) -> None:
+    """Of a layer of a test's in the settings' database, nothing is left that publishing from SQL could go by."""
+    with own_layer("core") as layer:
+        layer.sync.send("inbox", HELLO)
+    answer = connections[alias].cursor().execute("SELECT count(*) FROM channels_lite_layer").fetchall()
+    assert answer == [(0,)]
 
 
 @everywhere

@@ -37,6 +37,9 @@ NO_LIMIT = 1_000  # messages that may be under way to a layer whose channels hav
 class HandoverLayer(OpenableLayer[D]):
     """A layer with mailboxes, an inbox, and the ways into the inboxes of others."""
 
+    known_to_sql = True
+    """Whether the database may know of it, for publishing from SQL. To be set before it is used."""
+
     def _begin(self) -> None:
         super()._begin()
         self._empty: dict[str, list[Any]] = {}  # queues with nothing in the database -> [its news, Page.quiet] then
@@ -53,7 +56,9 @@ class HandoverLayer(OpenableLayer[D]):
             self._make_inbox(database.path)
 
     def _register(self) -> None:
-        """Let SQL know what it needs to publish as this layer sends."""
+        """Let SQL know what it needs to publish as this layer sends, if it may."""
+        if not self.known_to_sql:
+            return
         options = self.options
         capacity = options.capacity if options.enforce_capacity else None
         rules = config.globs(options.channel_capacity) if options.enforce_capacity else []

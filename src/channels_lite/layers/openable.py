@@ -170,6 +170,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             database, self._database = self._database, None
             self._end_waits()  # those that have begun meanwhile
             self._disconnected()
+        self.drops.report(last=True)
         if database is not None:
             release(database, self)
 
@@ -271,9 +272,10 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    """Give back the descriptors of watchers whose loops have ended, or never will."""
+    """Give back the descriptors of watchers whose loops have ended, or never will; tell of what was dropped last."""
     for layer in list(_layers):
         layer._watchers.abandon()
+        layer.drops.report(last=True)
 
 
 atexit.register(_at_exit)

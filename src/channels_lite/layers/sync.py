@@ -34,7 +34,7 @@ class Sync:
         if running_loop() is not None:
             raise LoopRunning(
                 "An event loop runs in this thread, and layer.sync could hold it up: await the method of the layer "
-                "itself, such as layer.send()."
+                "itself, such as layer.send(), or call what uses layer.sync by sync_to_async()."
             )
         return self._of
 

@@ -17,6 +17,7 @@ from channels_lite.stats import Stats
 from channels_lite.visit import FAILURES, Visit
 
 EVERY = 1.0  # seconds between two looks with --watch
+PIPE = 1_000  # columns where there is no terminal
 
 
 class Look(NamedTuple):
@@ -27,6 +28,12 @@ class Look(NamedTuple):
     """The stats, or in words why there is nothing to be seen."""
     failed: bool = False
     """Whether it is an error that there is nothing."""
+
+    def plain(self) -> Stats | dict[str, str]:
+        """For JSON, an object in any case."""
+        if isinstance(self.seen, Stats):
+            return self.seen
+        return {"error" if self.failed else "nothing": self.seen}
 
 
 Looks = Iterator[dict[str, Look]]
@@ -57,7 +64,7 @@ class Command(BaseCommand):
 
     def _print(self, looks: Looks) -> None:
         for found in looks:
-            plain = {name: {"error": look.seen} if look.failed else look.seen for name, look in found.items()}
+            plain = {name: look.plain() for name, look in found.items()}
             self.stdout.write(msgspec.json.encode(plain).decode())
             self.stdout.flush()
         _fail(found)
@@ -117,7 +124,9 @@ def _console(out: Any) -> Any:
         raise CommandError(
             f"The tables are drawn by rich ({error}): pip install 'channels-lite[stats]', or take --json."
         ) from error
-    return Console(file=out._out, highlight=False)  # its own write() ends each piece with a line feed
+    stream = out._out  # its own write() ends each piece with a line feed
+    # What reads a pipe wants each row in one line, however long.
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else PIPE)
 
 
 def _tables(found: dict[str, Look]) -> Any:
