@@ -1,6 +1,7 @@
 """System checks: what is wrong with the settings, said before anything runs. None of them opens a database."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from django.db import router
 from channels_lite import claims, config, mounts
 from channels_lite.config import DEFAULT_ALIAS, MEMORY
 from channels_lite.entries import Entry, names, read
-from channels_lite.errors import AliasError
+from channels_lite.errors import AliasError, ConfigError
 
 Apps = Sequence[AppConfig] | None
 
@@ -66,6 +67,26 @@ def places(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage
     ]
 
 
+def folders(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage]:
+    """W008: a database cannot be where it is to be made."""
+    return [
+        checks.Warning(
+            f"{entry} keeps its messages in {file}, {why}.",
+            hint="Make the folder, or correct the 'path', or the NAME of the alias in DATABASES.",
+            id="channels_lite.W008",
+        )
+        for entry, file in _usable()
+        if file != MEMORY and (why := _nowhere(file))
+    ]
+
+
+def _nowhere(file: str) -> str:
+    """Why a database cannot be there, after a comma; empty where it can."""
+    if os.path.isdir(file):
+        return "which is a folder"
+    return "" if os.path.isdir(os.path.dirname(file)) else "whose folder does not exist"
+
+
 def memberships(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage]:
     """W004: a channel's membership in a group ends before the interface server ends its connection."""
     if not apps.is_installed("daphne"):
@@ -105,7 +126,7 @@ def prefixes(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessa
     return [_clash(one, other.entry) for one, other in combinations(_usable(), 2) if _clashes(one, other)]
 
 
-ALL = (libraries, configuration, keys, places, memberships, memory, prefixes)
+ALL = (libraries, configuration, keys, places, folders, memberships, memory, prefixes)
 
 
 def _usable() -> list[Usable]:
@@ -123,8 +144,20 @@ def _try(name: str) -> Usable | InvalidChannelLayerError | None:
         return Usable(entry, layer.file())
     except InvalidChannelLayerError as error:
         return error
-    except Exception:  # a BACKEND of somebody else's that does not load: Channels will say why
+    except Exception as error:
+        return _failure(name, error)
+
+
+def _failure(name: str, error: Exception) -> ConfigError | None:
+    """What is wrong with an entry that cannot be read, if it is one of ours; of others, Channels will say it."""
+    entry = settings.CHANNEL_LAYERS[name]
+    backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
+    if not str(backend).startswith("channels_lite."):
         return None
+    config = entry.get("CONFIG")
+    if config is not None and not isinstance(config, Mapping):
+        return ConfigError(f"Its CONFIG is a dict of options, not {type(config).__name__}.")
+    return ConfigError(f"Its BACKEND {backend!r} cannot be imported: {error}.")
 
 
 def _refusal(name: str, error: InvalidChannelLayerError) -> checks.CheckMessage:

@@ -86,6 +86,31 @@ def only(messages: list[CheckMessage], number: str) -> CheckMessage:
     return message
 
 
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"BACKEND": "channels_lite.layers.aio.Layer"}, "cannot be imported"),
+        ({"BACKEND": "channels_lite.layer.aio.AIOSQLiteChannelLayer"}, "cannot be imported"),
+        ({"BACKEND": APSW, "CONFIG": [1]}, "a dict of options, not list"),
+    ],
+)
+def test_an_entry_that_cannot_be_read(entry: dict[str, Any], why: str) -> None:
+    """A BACKEND that is to be ours and is not there, and a CONFIG that is no dict, are errors that say so."""
+    with override_settings(CHANNEL_LAYERS={"wrong": entry}):
+        message = only([found for check in checks.ALL for found in check()], "E002")
+    assert message.msg.startswith("CHANNEL_LAYERS['wrong'] cannot be used.")
+    assert why in message.msg
+
+
+def test_where_no_database_can_be(tmp_path: Path) -> None:
+    """A folder that is not there, and a path that is a folder, are warned of; a file that is not there yet is not."""
+    for path, why in ((tmp_path / "missing" / "a.sqlite3", "does not exist"), (tmp_path, "is a folder")):
+        with override_settings(CHANNEL_LAYERS={"a": {"BACKEND": APSW, "CONFIG": {"path": path}}}):
+            assert why in only(checks.folders(), "W008").msg
+    with override_settings(CHANNEL_LAYERS={"a": {"BACKEND": APSW, "CONFIG": {"path": tmp_path / "a.sqlite3"}}}):
+        assert checks.folders() == []
+
+
 def test_a_clean_alias(find: Find, tmp_path: Path) -> None:
     """An alias that only the layer uses, a companion, a path and the core layer on ``default`` are in order."""
     assert find() == []
