@@ -150,7 +150,7 @@ BEGIN
        OR NOT json_valid(NEW.message)
        OR instr(CAST(NEW.message AS BLOB), x'00')
        OR json_type(CASE WHEN json_valid(NEW.message) THEN NEW.message END) IS NOT 'object';
-    SELECT RAISE(ABORT, 'channels_lite: layers with several prefixes use this database, and none without one: it cannot be told which is meant')
+    SELECT RAISE(ABORT, 'channels_lite: layers with several prefixes use this database, and none without one: it cannot be told which is meant; remove from channels_lite_layer those that do no more')
     WHERE NOT EXISTS (SELECT 1 FROM channels_lite_publisher);
     SELECT RAISE(ABORT, 'channels_lite: the layer encrypts its messages, and these are not encrypted; its option plain_sql accepts them')
     FROM channels_lite_publisher
