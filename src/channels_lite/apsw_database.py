@@ -15,7 +15,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels_lite import diagnosis, keeper, schema, store
 from channels_lite.config import MEMORY
 from channels_lite.database import Database, Rules, Sent, acquire, known_as
-from channels_lite.errors import PASSING, ChannelsLiteError, LayerClosed, Locked
+from channels_lite.errors import PASSING, ChannelsLiteError, DatabaseFailed, LayerClosed, Locked
 from channels_lite.files import Files
 from channels_lite.guard import Connection, Hold, identify
 from channels_lite.keeper import JOURNAL_LIMIT, RESTART_WAIT_MS, Keeper
@@ -133,8 +133,8 @@ class ApswDatabase(Database):
         that nothing was written.
         """
         with self._lock:
-            self._execute("BEGIN IMMEDIATE", ())
             try:
+                self._execute("BEGIN IMMEDIATE", ())  # in here: a signal handler may raise as soon as it has begun
                 outcomes = self._run_some(writes)
                 self._execute("COMMIT", ())
             except BaseException:
@@ -258,7 +258,10 @@ class ApswDatabase(Database):
             _close_quickly(self._connection)
 
     def _spare(self, lock_wait_ms: int) -> "Spare":
-        return Spare(self.path, lock_wait_ms)
+        try:
+            return Spare(self.path, lock_wait_ms)
+        except FileNotFoundError as error:
+            raise DatabaseFailed(f"The database {self.path} was deleted; it is about to be made anew.") from error
 
     def suspend(self) -> None:
         self._aside.acquire()

@@ -165,6 +165,7 @@ class Bell:
         self._checked = 0.0  # when it was there
         self._stamps = itertools.count(secrets.randbits(8 * STAMP - 1))
         self._renewing = threading.Lock()
+        self._ringing = threading.RLock()  # nobody closes the descriptor meanwhile, whose number is then another file's
         self._fd = -1 if self._silent else self._open()
         # What the descriptor leads to, as long as other code does not close it.
         self._inode = 0 if self._silent else os.fstat(self._fd).st_ino
@@ -198,14 +199,15 @@ class Bell:
 
     def ring(self) -> None:
         """Wake whoever listens. An error is logged and not raised: the commit stands, and the poll finds it."""
-        if self._silent:
-            return
-        try:
-            if self._was_gone():  # the others listen to a new one
-                self.renew()
-            self._write(self._fd)
-        except OSError as error:
-            logger.warning(NOT_RUNG, self.path, error)
+        with self._ringing:
+            if self._silent:
+                return
+            try:
+                if self._was_gone():  # the others listen to a new one
+                    self.renew()
+                self._write(self._fd)
+            except OSError as error:
+                logger.warning(NOT_RUNG, self.path, error)
 
     def stamp(self) -> bytes | None:
         """What was last written to the bell, which nobody has written before; None where there is no bell.
@@ -294,6 +296,11 @@ class Bell:
 
     def close(self) -> None:
         """Close the file; it stays where it is."""
+        with self._ringing:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """As ``close``, in a forked child, where a thread that is not there may have been ringing."""
         if not self._silent:
             self._silent = True
             if self._is_ours():

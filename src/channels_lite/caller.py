@@ -1,14 +1,23 @@
 """The synchronous code above a coroutine: whether it is there, and running a function in its thread."""
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import apsw
 from asgiref.sync import AsyncToSync, sync_to_async
+from channels.exceptions import ChannelFull, InvalidChannelLayerError, MessageTooLarge
+from django.db import Error
 
 from channels_lite.errors import ChannelsLiteError
+from channels_lite.mailbox import running_loop
 
 T = TypeVar("T")
+
+OURS = (ChannelsLiteError, ChannelFull, MessageTooLarge, InvalidChannelLayerError, apsw.Error, sqlite3.Error, Error)
+"""What this package, and the two libraries that it speaks to SQLite through, raise by themselves."""
 
 
 class CallerGone(ChannelsLiteError):
@@ -26,6 +35,16 @@ def is_there() -> bool:
     if executors is None or by_loop is None:
         return True
     return getattr(executors, "current", None) is not None or asyncio.get_running_loop() in by_loop
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether this is what a signal handler has raised into synchronous code, such as a time limit of Celery's.
+
+    It may come anywhere, and is nobody's failure: who waits for a message must not be told of it.
+    """
+    if running_loop() is not None or threading.current_thread() is not threading.main_thread():
+        return False
+    return not isinstance(error, OURS)
 
 
 async def run(function: Callable[[], T]) -> T:

@@ -214,7 +214,7 @@ class Database(abc.ABC):
     def abandon(self) -> None:
         """After a fork, in the child: everything here is the parent's."""
         if self.bell is not None:
-            self.bell.close()
+            self.bell.abandon()
 
 
 D = TypeVar("D", bound=Database)

@@ -166,8 +166,12 @@ class DjangoDatabase(Database):
     # In a caller's thread.
 
     def may_undo(self) -> bool:
-        """Whether this thread's connection is in a transaction, or is the only one that there is."""
+        """Whether this thread's connection is in a transaction, or is the only one that there is.
+
+        Raises what a test case does that forbids this alias, as all that comes through Django's own connections.
+        """
         connection = connections[self.alias]
+        connection.temporary_connection()  # see claim_here
         if self.in_memory or connection.in_atomic_block:
             return True
         raw = connection.connection

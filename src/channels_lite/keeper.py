@@ -106,7 +106,8 @@ class Keeper:
         self._ended = False
         self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._connection: Connection | None = None
-        self._working = threading.Lock()  # held while the connection is in use
+        self._working = threading.RLock()  # held while the connection is in use
+        self._lent = False  # another thread than the keeper's uses it
         self._thread = threading.Thread(target=self._run, name=f"channels_lite keeper of {path}", daemon=True)
 
     def start(self) -> None:
@@ -148,17 +149,27 @@ class Keeper:
 
         It saves two changes of threads. The job must be one that may be run again after Locked or DiskFull.
         """
-        if self._jobs or self._trouble or not self._working.acquire(blocking=False):
+        if self._jobs or self._trouble or not self._begin_inline():
             return False
         try:
+            self._lent = True
             if self._connection is None or self._jobs or not self._connection.is_open():
                 return False
             job(self._connection.execute)
         except PASSING:
             return False
         finally:
+            self._lent = False
             self._working.release()
         return True
+
+    def _begin_inline(self) -> bool:
+        """Take the connection for this thread; False where another one has it, or this one is in a job already."""
+        while self._working._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks it
+            if self._lent or threading.current_thread() is self._thread:
+                return False
+            self._working.release()  # a signal handler has raised in this thread just before it would have done so
+        return self._working.acquire(blocking=False)
 
     def checkpoint(self) -> None:
         """Copy the -wal back when there is time."""
@@ -201,11 +212,13 @@ class Keeper:
     def suspend(self) -> None:
         """Before a fork: have no connection, and get none until ``resume``."""
         self._working.acquire()
+        self._lent = True
         self._inspect_last()
         self._disconnect(quickly=True)
 
     def resume(self) -> None:
         """After a fork, in the parent."""
+        self._lent = False
         self._working.release()
 
     def _run(self) -> None:

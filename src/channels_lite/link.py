@@ -95,6 +95,7 @@ class Link:
         """After a statement of Django's: see to it that those who wait for what it inserted hear of it."""
         if not self._inserted:
             return
+        self._rows.end()  # before anybody claims them in this thread, who locks the same page
         self._sent, self._inserted = self._inserted, []
         if not connection.in_atomic_block:
             self._announce(self._sent)

@@ -25,6 +25,7 @@ PATIENCE = 0.001  # seconds that a thread waits for others of its process
 TRIES = 20  # for the lock of a page: about 20 us, four times as long as a sender has it
 STUCK = 0.05  # seconds after which who has had the lock all the time has been stopped with it
 
+FORMAT = 1  # of pages and datagrams: releases with different ones do not find each other's inboxes, and send rows
 SOCKET = ".socket"  # the ending of a socket's name; the page has none
 SIZE = 80 * 1024
 HIGHEST = 2**64 - 1  # on a page; counting goes on at 0, so that a number that somebody spoilt fails nobody
@@ -53,7 +54,8 @@ def folder_of(database: str) -> str:
 
 def path_of(folder: str, prefix: str, owner: str) -> str:
     """Where an inbox is: layers with different prefixes do not see each other."""
-    return os.path.join(folder, hashlib.blake2b(f"{prefix}\0{owner}".encode(), digest_size=16).hexdigest())
+    name = hashlib.blake2b(f"{FORMAT}\0{prefix}\0{owner}".encode(), digest_size=16).hexdigest()
+    return os.path.join(folder, name)
 
 
 class Page:

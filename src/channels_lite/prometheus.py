@@ -10,7 +10,7 @@ elsewhere its own). Synchronous code collects them: a coroutine writes ``await s
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from channels import DEFAULT_CHANNEL_LAYER
 from channels.exceptions import InvalidChannelLayerError
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector as Base
 
 from channels_lite.errors import ChannelsLiteError, LoopRunning
 from channels_lite.layers import get_layer
-from channels_lite.stats import Stats
+from channels_lite.stats import Process, Stats, together
 
 logger = logging.getLogger("channels_lite.prometheus")
 
@@ -103,7 +103,7 @@ def _of_processes(seen: Seen) -> Iterator[Metric]:
     parked = _gauge("parked_messages", "Messages in the memory of a process", "pid")
     listening = _gauge("listening", "1 for the way in which a process hears of others", "pid", "by")
     for layer, stats in seen.items():
-        for process in stats.processes:
+        for process in _by_pid(stats.processes):
             labels = [layer, str(process.pid)]
             sent.add_metric(labels, process.sent)
             received.add_metric(labels, process.received)
@@ -113,6 +113,12 @@ def _of_processes(seen: Seen) -> Iterator[Metric]:
             for reason, number in process.dropped.items():
                 dropped.add_metric([*labels, reason], number)
     yield from (sent, received, dropped, retries, parked, listening)
+
+
+def _by_pid(processes: Sequence[Process]) -> Iterator[Process]:
+    """Each pid once: in two containers, two processes may have the same."""
+    for pid in dict.fromkeys(process.pid for process in processes):
+        yield together([process for process in processes if process.pid == pid], pid)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

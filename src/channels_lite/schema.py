@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 import django.db
 
-from channels_lite import diagnosis, guard
+from channels_lite import caller, diagnosis, guard
 from channels_lite.errors import SchemaError
 from channels_lite.page import give
 
@@ -168,13 +168,17 @@ def create_within(execute: Execute, available: Sequence[Step]) -> None:
 @contextlib.contextmanager
 def transaction(execute: Execute) -> Iterator[None]:
     """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on an error: the version is read again under the write lock."""
-    execute("BEGIN IMMEDIATE", ())
+    begun = False
     try:
+        execute("BEGIN IMMEDIATE", ())
+        begun = True
         yield
         execute("COMMIT", ())
-    except BaseException:
-        with contextlib.suppress(Exception):  # after some errors SQLite has rolled back already
-            execute("ROLLBACK", ())
+    except BaseException as error:
+        # What raises before it has begun leaves a transaction of somebody else's alone, if it is no signal handler.
+        if begun or caller.is_interruption(error):
+            with contextlib.suppress(Exception):  # after some errors SQLite has rolled back already
+                execute("ROLLBACK", ())
         raise
 
 

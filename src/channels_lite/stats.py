@@ -53,7 +53,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     pending: dict[str, int]
     """Live messages by channel: in the database, and in the memory of this process."""
     oldest_age: float | None
-    """Seconds since the oldest of them was sent; None where there are none."""
+    """Seconds since the oldest of them was sent; None where there are none, or it is not known of any."""
     groups: dict[str, int]
     """Live members by group."""
     sent: int
@@ -98,7 +98,7 @@ def look(
 def look_from_outside(execute: Execute, path: str, prefix: str) -> Stats:
     """The stats for who is no layer: the counts are those of all processes together."""
     processes = others(path, prefix)
-    return _stats(execute, path, prefix, processes, (), _together(processes))
+    return _stats(execute, path, prefix, processes, (), together(processes))
 
 
 def others(path: str, prefix: str, but: Collection[str] = ()) -> list[Process]:
@@ -129,10 +129,10 @@ def _process(path: str, prefix: str) -> list[Process]:
     ]  # fmt: skip
 
 
-def _together(processes: Sequence[Process]) -> Process:
+def together(processes: Sequence[Process], pid: int = 0) -> Process:
     """All of them as one. Of how they listen, the worst."""
     return Process(
-        pid=0,
+        pid=pid,
         sent=sum(process.sent for process in processes),
         received=sum(process.received for process in processes),
         parked=sum(process.parked for process in processes),

@@ -101,6 +101,11 @@ class Watcher:
             return self._listener.how
         return "nothing" if self._interval is None else "polling"
 
+    @property
+    def polls(self) -> bool:
+        """Whether it runs, and looks unasked."""
+        return self.running and self._interval is not None
+
     def start(self) -> bool:
         """Begin to listen; False where it has begun already. Whoever starts it looks at the database afterwards."""
         if self.running:

@@ -114,6 +114,19 @@ async def test_another_prefix(make):
     assert (await other.stats()).pending == {"jobs": 1}
 
 
+@pytest.mark.parametrize("interval", [0.1, None])
+@pytest.mark.parametrize("kind", ["aio", "core-wal"], indirect=True)
+async def test_others_see_it(make, interval):
+    """What a layer has counted others can see soon, whether it polls or not."""
+    layer, other = make(polling_interval=interval), make()
+    task = await waiting(layer, await layer.new_channel())
+    await layer.send("jobs", {"type": "x"})
+    while (seen := (await other.stats()).processes[1:]) == [] or seen[0].sent == 0:  # noqa: ASYNC110 # of others
+        await asyncio.sleep(0.05)
+    assert (seen[0].pid, seen[0].sent, seen[0].watcher) == (os.getpid(), 1, "inotify")
+    task.cancel()
+
+
 async def test_from_synchronous_code(make):
     """layer.sync.stats() says the same."""
     layer = make()

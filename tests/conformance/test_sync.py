@@ -204,6 +204,35 @@ async def test_many_threads(make):
 
 
 @pytest.mark.parametrize("kind", ["core", "core-wal"], indirect=True)
+async def test_a_database_that_a_test_case_forbids(layer, alias):
+    """What comes through Django's connections does not come past what a test case puts in their place."""
+    await layer.group_add("room", "jobs")
+
+    def work() -> None:
+        connection = connections[alias]
+
+        def forbid(*arguments: Any, **options: Any) -> Any:
+            raise ZeroDivisionError
+
+        for name in ("connect", "temporary_connection", "cursor", "chunked_cursor"):
+            setattr(connection, name, forbid)
+        for call in (
+            lambda: layer.sync.send("jobs", {}),
+            lambda: layer.sync.group_send("room", {}),
+            lambda: layer.sync.group_add("room", "other"),
+            lambda: layer.sync.group_count("room"),
+        ):
+            with pytest.raises(ZeroDivisionError):
+                call()
+        for name in ("connect", "temporary_connection", "cursor", "chunked_cursor"):
+            delattr(connection, name)
+
+    await apart(work)
+    assert await layer.group_count("room") == 1
+    assert await is_empty(layer, "jobs")
+
+
+@pytest.mark.parametrize("kind", ["core", "core-wal"], indirect=True)
 async def test_it_belongs_to_the_callers_transaction(make, alias):
     """On the core layer, what is sent in ``transaction.atomic()`` is seen when that commits, and never otherwise."""
     layer = make()

@@ -1,7 +1,9 @@
 """Publishing from SQL: what another process inserts into the views reaches who waits, by the rules of the layer."""
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from channels_lite.drops import Reason
+from channels_lite.errors import DatabaseFailed, SchemaError
 from channels_lite.layers.base import SQLiteLayer
 from tests.faults.generated import layers, rows
 from tests.patience import PATIENCE, until
@@ -266,3 +269,18 @@ async def test_a_process_that_only_writes_rings(make: Make, path: str) -> None:
     await until(lambda: layer.waits(asyncio.get_running_loop()))
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", WRITER, path], check=True)
     assert await waiting == {}
+
+
+@pytest.mark.parametrize("make", ["aio"], indirect=True)
+async def test_a_database_that_was_made_anew_knows_its_layers(make: Make, path: str) -> None:
+    """After its files were lost, the new ones have the rules of the layers that are open."""
+    layer = await opened(make(prefix="site", capacity=3))
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        os.unlink(name)
+    query = "SELECT prefix, capacity FROM channels_lite_layer"
+    known: list[Any] = []
+    while not known:
+        with contextlib.suppress(DatabaseFailed, SchemaError):
+            known = await rows(layer, query)
+        await asyncio.sleep(0.05)
+    assert known == [("site", 3)]

@@ -178,10 +178,11 @@ BEGIN
         )
         WHERE NOT NEW.to_group
         UNION ALL
-        SELECT prefix, queue, min(local), json_group_array(local)
-        FROM channels_lite_live_membership
-        WHERE NEW.to_group AND group_name = NEW.name
-        GROUP BY prefix, queue
+        SELECT m.prefix, m.queue, min(m.local), json_group_array(m.local)
+        FROM channels_lite_publisher AS q
+        CROSS JOIN channels_lite_live_membership AS m ON m.prefix = q.prefix AND m.group_name = NEW.name
+        WHERE NEW.to_group
+        GROUP BY m.prefix, m.queue
     ) AS r
     WHERE r.prefix IS NULL OR r.prefix = p.prefix;
 END;

@@ -12,6 +12,7 @@ import apsw
 import pytest
 from msgspec.structs import replace
 
+from channels_lite import bell as bell_module
 from channels_lite import clock, schema
 from channels_lite.apsw_database import ApswDatabase
 from channels_lite.drops import Reason
@@ -192,10 +193,17 @@ async def test_a_sender_that_hears_nothing_rings_the_right_bell(make_layer: Make
     layer = make_layer()
     await layer.send("jobs", {"type": "x"})
     os.unlink(f"{path}-bell")
+    await asyncio.sleep(bell_module.FRESH)  # for so long it is believed to be there
     await layer.send("jobs", {"type": "x"})
     bell = layer._database.bell if layer._database else None
     assert bell is not None
     assert os.path.samestat(os.stat(f"{path}-bell"), os.fstat(bell._fd))
+
+
+async def test_attributes_are_few(layer: AIOSQLiteChannelLayer) -> None:
+    """A layer has no more attributes than CPython finds quickly: see OpenableLayer."""
+    await layer.send("jobs", {"type": "x"})
+    assert len(vars(layer)) <= 29
 
 
 async def test_flush_by_another_layer(make_layer: MakeLayer) -> None:

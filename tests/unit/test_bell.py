@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -409,3 +410,34 @@ def test_kqueue_unavailable(macos: SimpleNamespace, bell: Bell) -> None:
     with pytest.raises(OSError, match="Too many open files"):
         bell.listen()
     assert open_descriptors(bell.path) == before
+
+
+def test_nobody_closes_it_while_it_is_rung(make_bell: MakeBell) -> None:
+    """Who closes it waits until it is rung: the number of its descriptor may be another file's right afterwards."""
+    bell = make_bell()
+    closing, closed, real = (
+        threading.Thread(target=lambda: (bell.close(), closed.set())),
+        threading.Event(),
+        bell._write,
+    )
+
+    def write(fd: int) -> None:
+        closing.start()
+        assert not closed.wait(0.05)
+        real(fd)
+
+    bell._write = write  # type: ignore[method-assign]
+    bell.ring()
+    closing.join()
+    assert closed.is_set()
+
+
+def test_ring_when_it_is_closed(make_bell: MakeBell, tmp_path: Path) -> None:
+    """Where it was closed, nothing is written, whichever file has its number by now."""
+    bell = make_bell()
+    bell.close()
+    other = tmp_path / "other"
+    with other.open("wb") as file:
+        bell._fd = file.fileno()
+        bell.ring()
+    assert other.read_bytes() == b""

@@ -1,15 +1,23 @@
 """Whether synchronous code waits above a coroutine, and which thread a function runs in."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import apsw
 import pytest
 from asgiref.sync import AsyncToSync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from channels.exceptions import ChannelFull
+from django.db import OperationalError
 
-from channels_lite import caller
+from channels_lite import caller, schema
 from channels_lite.caller import CallerGone
+from channels_lite.errors import DatabaseBusy
+from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from channels_lite.layers.core import SQLiteChannelLayer
+from tests.journal import keep_a_wal
 from tests.patience import PATIENCE, until
 
 
@@ -141,3 +149,79 @@ async def test_asgiref_without_these_attributes(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(caller, "AsyncToSync", Other)
     djangos = await sync_to_async(threading.current_thread)()
     assert await look() == (True, djangos)
+
+
+class TimeLimit(Exception):
+    """What a signal handler raises, such as Celery's."""
+
+
+def test_what_a_signal_handler_raises() -> None:
+    """In synchronous code of the main thread, what is no error of this package's or of a database is one."""
+    assert caller.is_interruption(TimeLimit())
+    assert caller.is_interruption(KeyboardInterrupt())
+    for error in (DatabaseBusy(), ChannelFull(), apsw.BusyError(), sqlite3.OperationalError(), OperationalError()):
+        assert not caller.is_interruption(error)
+    elsewhere: list[bool] = []
+    thread = threading.Thread(target=lambda: elsewhere.append(caller.is_interruption(TimeLimit())))
+    thread.start()
+    thread.join()
+    assert elsewhere == [False]
+
+
+async def test_in_a_loop_there_is_none() -> None:
+    """There, an error is that of the code that runs."""
+    assert not caller.is_interruption(TimeLimit())
+
+
+@pytest.mark.parametrize("kind", ["aio", "core"])
+def test_who_waits_is_not_told(kind: str, path: str, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time limit that ends the sender while it claims for others is the sender's; they get the message."""
+    layer: Any = AIOSQLiteChannelLayer(path=path) if kind == "aio" else SQLiteChannelLayer(database=alias)
+    if kind == "core":
+        keep_a_wal(path)
+    real, begun, received = layer._claim_all, threading.Event(), []
+
+    async def receive() -> None:
+        channel.append(await layer.new_channel())
+        task = asyncio.ensure_future(layer.receive(channel[0]))
+        await until(lambda: layer._mailboxes.queues() > 0)
+        begun.set()
+        received.append(await asyncio.wait_for(task, PATIENCE))
+
+    def interrupted(*arguments: Any, **options: Any) -> int:
+        if threading.current_thread() is threading.main_thread():
+            raise TimeLimit
+        return int(real(*arguments, **options))
+
+    channel: list[str] = []
+    thread = threading.Thread(target=lambda: asyncio.run(receive()))
+    thread.start()
+    assert begun.wait(PATIENCE)
+    monkeypatch.setattr(layer, "_claim_all", interrupted)
+    monkeypatch.setattr(layer, "_quiet", lambda: None)  # it goes through the database
+    with pytest.raises(TimeLimit):
+        layer.sync.send(channel[0], {"type": "x"})
+    thread.join(PATIENCE)
+    assert received == [{"type": "x"}]
+    layer.sync.close()
+
+
+def test_a_transaction_that_was_just_begun(path: str) -> None:
+    """Where a handler raises right after BEGIN, nothing stays open that others would wait for."""
+    connection = schema.connect(path)
+    execute = schema.executor(connection)
+
+    def interrupted(sql: str, parameters: Any) -> list[Any]:
+        rows = execute(sql, parameters)
+        if sql.startswith("BEGIN"):
+            raise TimeLimit
+        return rows
+
+    with pytest.raises(TimeLimit), schema.transaction(interrupted):
+        pass
+    assert not connection.in_transaction
+    execute("BEGIN", ())
+    with pytest.raises(apsw.SQLError), schema.transaction(execute):  # somebody else's stays
+        pass
+    assert connection.in_transaction
+    connection.close()

@@ -1183,3 +1183,18 @@ async def test_sending_while_another_thread_closes(make):
     stop.set()
     await asyncio.to_thread(thread.join)
     assert errors == []
+
+
+async def test_a_group_with_one_who_waits_and_one_who_does_not(layer, make):
+    """What synchronous code sends to them, outside of a transaction, is sent, and no error comes of it.
+
+    Django's connection tells of the row at the end of its statement: then its page is locked no more.
+    """
+    waits, does_not = await layer.new_channel(), await layer.new_channel()
+    for channel in (waits, does_not):
+        await layer.group_add("room", channel)
+    task = asyncio.ensure_future(layer.receive(waits))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(async_to_sync(layer.group_send), "room", {"type": "x"})
+    assert await asyncio.wait_for(task, PATIENCE) == {"type": "x"}
+    assert await asyncio.wait_for(layer.receive(does_not), PATIENCE) == {"type": "x"}

@@ -431,3 +431,18 @@ async def test_memory() -> None:
     assert database is not None
     await until(lambda: database.read(lambda execute: execute("SELECT * FROM channels_lite_message", ())) == [])
     await layer.close()
+
+
+async def test_a_lock_that_a_signal_handler_has_left(keeper: Keeper) -> None:
+    """What this thread holds without being in a job, because a handler raised at that moment, it gives back."""
+    done, results = threading.Event(), list[bool]()
+    keeper.ask(lambda execute: done.set())
+    wait_for(done)
+    await until(lambda: keeper._working.acquire(blocking=False))
+    assert keeper.inline(lambda execute: results.append(keeper.inline(lambda execute: None)))
+    assert results == [False]  # within a job it is in use
+    done.clear()
+    keeper.ask(lambda execute: (results.append(keeper.inline(lambda execute: None)), done.set()))
+    wait_for(done)
+    assert results == [False, False]  # and the keeper's own thread has it as long as it works
+    assert keeper._thread.is_alive()

@@ -772,3 +772,26 @@ def test_bad_memberships_are_refused(run: Run, wrong: dict[str, Any]) -> None:
     with pytest.raises(REFUSED):
         insert(run, "channels_lite_membership", good | {"local": "other"} | wrong)
     assert members(run, "room") == ["chat"]
+
+
+def test_publishing_reads_the_members_of_its_group_alone(run: Run, connection: Any) -> None:
+    """What a group's message costs does not depend on how many memberships there are of other groups."""
+    join(run, "room", "chat")
+
+    def steps() -> int:
+        taken = 0
+
+        def step() -> bool:
+            nonlocal taken
+            taken += 1
+            return False
+
+        connection.set_progress_handler(step, 10)
+        run("INSERT INTO channels_lite_group_send VALUES ('room', '{}')")
+        connection.set_progress_handler(None, 0)
+        return taken
+
+    before = steps()
+    for number in range(500):
+        join(run, f"other{number}", "chat")
+    assert 0 < steps() <= 1.5 * before

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from channels_lite import config, store
+from channels_lite import caller, config, store
 from channels_lite.apsw_database import ApswDatabase, Write, open_file
 from channels_lite.batch import Batch
 from channels_lite.database import Sent
@@ -134,6 +134,9 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
         except PASSING as error:
             _call_later(loop or waiting, self._suffer(error, attempt), self._collect, queue, attempt + 1, loop)
         except Exception as error:  # for those who wait, not for the sender, whose message has been committed
+            if caller.is_interruption(error):
+                _call_later(loop or waiting, 0, self._collect, queue, attempt + 1, loop)
+                raise
             self._mailboxes.fail(error, queue)
 
     async def _read(self, operation: Callable[..., T], *arguments: Any) -> T:

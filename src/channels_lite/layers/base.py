@@ -84,7 +84,8 @@ class SQLiteLayer(GroupsLayer[D]):
         """Send a message to a channel. It has been committed when this returns, or is in a mailbox of this process.
 
         ``expiry``: seconds until the message is gone if nobody receives it; the layer's own when left out.
-        Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed (DiskFull).
+        Raises ChannelFull, InvalidMessage, TypeError for a bad name, DatabaseBusy, DatabaseFailed (DiskFull), and
+        LayerClosed where the layer is closed meanwhile.
         """
         if self._database is None:
             await self._ready()
@@ -94,7 +95,7 @@ class SQLiteLayer(GroupsLayer[D]):
                 await self._write(store.send, *row)
             except ChannelFull:
                 raise ChannelFull(channel) from None
-        self._sent += 1
+        self._tally.sent += 1
 
     def _hand_on(self, channel: str, message: dict[str, Any], expiry: float | None) -> tuple[Any, ...] | None:
         """Hand a message over to who receives from its channel, or return what ``store.send`` makes a row of it with.
@@ -159,7 +160,7 @@ class SQLiteLayer(GroupsLayer[D]):
                     item = self._leave(waiter, item)
             message = None if item is None else self._open(channel, item)
             if message is not None:
-                self._received += 1
+                self._tally.received += 1
                 return message
             attempt += 1
 

@@ -213,6 +213,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         except PASSING:
             raise
         except Exception as error:
+            if caller.is_interruption(error):
+                self._later(partial(self._begin_claim, queue))
+                raise
             self._mailboxes.fail(error, queue)
             return False
 

@@ -184,7 +184,7 @@ class GroupsLayer(HandoverLayer[D]):
             self._owe(queue, members.ours[queue], item)
         rows = [queue for queue in there if not self._send_direct(queue, members.others[queue][1], payload, ttl)]
         yield from self._sending_rows({queue: members.others[queue] for queue in rows}, payload, ttl)
-        self._sent += 1
+        self._tally.sent += 1
 
     def _names(self, channels: Iterable[str]) -> frozenset[str]:
         """These channels; TypeError where one has no valid name, or it is a single name."""

@@ -79,6 +79,7 @@ class HandoverLayer(OpenableLayer[D]):
     def reopened(self) -> None:
         super().reopened()
         self._empty.clear()
+        self._register()
 
     def _abandon(self) -> None:
         super()._abandon()
@@ -222,8 +223,8 @@ class HandoverLayer(OpenableLayer[D]):
         """What this layer has counted in this process."""
         database = self._database
         return stats.count(
-            sent=self._sent,
-            received=self._received,
+            sent=self._tally.sent,
+            received=self._tally.received,
             parked=self._mailboxes.count(),
             drops=self.drops.by_reason,
             busy_retries=0 if database is None else database.busy_retries(),
@@ -355,8 +356,8 @@ class HandoverLayer(OpenableLayer[D]):
         self._clear_up()
 
     def tidy_alone(self) -> None:
-        """As ``tidy``, where no watcher does it, because nobody waits here. Who waits next looks first."""
-        if not any(watcher.running for watcher in self._watchers):
+        """As ``tidy``, where no watcher does it, because nobody waits here, or it never polls. Who waits next looks."""
+        if not any(watcher.polls for watcher in self._watchers):
             self._clear_up()
 
     def _clear_up(self) -> None:

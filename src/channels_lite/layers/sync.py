@@ -21,6 +21,7 @@ class Sync:
     wait (``OPTIONS["timeout"]`` of the alias, or 5 seconds); then DatabaseBusy. With the layer ``core``, inside
     ``transaction.atomic()`` on its alias, what is sent belongs to the transaction, as with the coroutines.
 
+    For the handler of a signal it is not: what the thread was doing may hold what is waited for.
     Each method raises what the coroutine of its name does, and LoopRunning where an event loop runs in this thread.
     """
 
@@ -48,7 +49,7 @@ class Sync:
                 layer._write_here(store.send, *row)
             except ChannelFull:
                 raise ChannelFull(channel) from None
-        layer._sent += 1
+        layer._tally.sent += 1
 
     def group_send(self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()) -> None:
         """Send a message to every channel in a group but those in ``exclude``."""

@@ -27,7 +27,11 @@ def of(name: str, file: str, seen: Stats | str) -> RenderableType:
 
 
 def _age(seen: Stats) -> str:
-    return "nothing waits" if seen.oldest_age is None else f"the oldest message waits for {seen.oldest_age:,.1f} s"
+    if not seen.pending:
+        return "nothing waits"
+    if seen.oldest_age is None:
+        return "since when the oldest message waits, nobody knows"
+    return f"the oldest message waits for {seen.oldest_age:,.1f} s"
 
 
 def _numbers(what: str, unit: str, numbers: Mapping[str, int]) -> Table:
