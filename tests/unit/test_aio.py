@@ -144,6 +144,8 @@ async def test_threads(layer: AIOSQLiteChannelLayer, threads: dict[str, set[thre
     """Statements run on the loop's own thread; opening and closing, which may wait for a lock or the disk, do not."""
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
+    assert threads["_execute"]
+    threads["_execute"].clear()  # the first use has opened it
     await layer.send(channel, {"type": "x"})
     await layer.group_send("group", {"type": "x"})
     for _ in range(2):

@@ -84,7 +84,7 @@ async def ready(layer: Layer) -> Layer:
     database = await layer._ready()
     begun = threading.Event()
     database.keeper.ask(lambda execute: begun.set())
-    await until(lambda: begun.is_set() and not database.keeper._working.locked())
+    await until(lambda: begun.is_set() and database.keeper.inline(lambda execute: None))
     return layer
 
 

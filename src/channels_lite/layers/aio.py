@@ -9,7 +9,7 @@ from channels_lite import caller, config, store
 from channels_lite.apsw_database import ApswDatabase, Write, open_file
 from channels_lite.batch import Batch
 from channels_lite.database import Sent
-from channels_lite.errors import PASSING, LayerClosed, Locked
+from channels_lite.errors import PASSING, DatabaseFailed, LayerClosed, Locked
 from channels_lite.keeper import pause_after
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.layers.openable import WAITING
@@ -156,6 +156,14 @@ class AIOSQLiteChannelLayer(SQLiteLayer[ApswDatabase]):
             return None if self._database is None else self._database.read(operation, *arguments)
         except Locked:
             return None
+
+    def _run_now(self, job: Callable[[Execute], Any]) -> bool:
+        try:
+            if self._database is not None:
+                self._database.read(job)
+        except (*PASSING, DatabaseFailed):
+            return False
+        return self._database is not None
 
     # Away from the loop.
 

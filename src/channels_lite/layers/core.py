@@ -324,6 +324,9 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         database.do_now(lambda execute: read.append(operation(execute, *arguments)))
         return read[0] if read else None
 
+    def _run_now(self, job: Callable[[Execute], Any]) -> bool:
+        return self._database is not None and self._database.do_now(job)
+
     # Away from the loop.
 
     def _later(self, job: Callable[[Execute], Any]) -> None:

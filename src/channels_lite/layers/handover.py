@@ -63,7 +63,12 @@ class HandoverLayer(OpenableLayer[D]):
         capacity = options.capacity if options.enforce_capacity else None
         rules = config.globs(options.channel_capacity) if options.enforce_capacity else []
         row = (options.prefix, clock.milliseconds(options.expiry), capacity, rules, self._codec.refuses_sql)
-        self._later(lambda execute: store.register(execute, *row))
+
+        def register(execute: Execute) -> None:
+            store.register(execute, *row)
+
+        if not self._run_now(register):
+            self._later(register)
 
     def _disconnected(self) -> None:
         self._outboxes = None
@@ -95,6 +100,10 @@ class HandoverLayer(OpenableLayer[D]):
 
         Nor is it where this call belongs to a transaction, with which all that it sends must stand or fall.
         """
+
+    @abc.abstractmethod
+    def _run_now(self, job: Callable[[Execute], Any]) -> bool:
+        """Run a short job that writes no messages, in this thread; False where it is to be tried again later."""
 
     def _later(self, job: Callable[[Execute], Any]) -> None:
         """Run a job on a connection, away from the loop, when there is time."""
