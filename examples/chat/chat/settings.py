@@ -20,7 +20,7 @@ if not SECRET_KEY:
     raise ImproperlyConfigured("CHAT_DEBUG is off: set CHAT_SECRET_KEY to a long and random text.")
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
-INSTALLED_APPS = ["channels", "chat"]
+INSTALLED_APPS = ["channels", "channels_lite", "chat"]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
