@@ -7,6 +7,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from channels_lite.config import Options
+from channels_lite.errors import ConfigError
 from channels_lite.layers.base import SQLiteLayer
 
 
@@ -42,6 +43,12 @@ def entries() -> list[Entry]:
 def names() -> list[str]:
     """All names in CHANNEL_LAYERS."""
     return list(getattr(settings, "CHANNEL_LAYERS", {}))
+
+
+def no_entry(name: str) -> ConfigError:
+    """The error for a name that CHANNEL_LAYERS does not have."""
+    there = ", ".join(map(repr, names())) or "it is empty"
+    return ConfigError(f"CHANNEL_LAYERS has no entry {name!r} ({there}); add it, or name another one.")
 
 
 def read(name: str) -> Entry | None:

@@ -8,7 +8,7 @@ from itertools import chain
 
 import msgspec
 
-from channels_lite import clock, config, store
+from channels_lite import clock, config, schema, store
 from channels_lite.drops import Reason
 from channels_lite.files import size_of
 from channels_lite.mailbox import Item
@@ -178,7 +178,7 @@ def _stats(
         watcher=counted.watcher,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
-        schema_version=store.schema_version(execute),
+        schema_version=schema.records(execute)[-1].version,
         processes=processes,
     )
 

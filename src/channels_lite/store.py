@@ -445,12 +445,6 @@ def readable(name: bytes) -> str:
     return name.decode(errors="backslashreplace")
 
 
-def schema_version(execute: Execute) -> int:
-    """The number of the last SQL file that was applied."""
-    version: int = execute("SELECT max(version) FROM channels_lite_schema", ())[0][0]
-    return version
-
-
 def register(
     execute: Execute, prefix: str, expiry: int, capacity: int | None, rules: Sequence[tuple[str, int]], refuses: bool
 ) -> None:

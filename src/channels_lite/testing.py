@@ -17,8 +17,7 @@ from django.db import connections
 from django.test.utils import TestContextDecorator, override_settings
 
 from channels_lite.config import DEFAULT_ALIAS
-from channels_lite.entries import names, read
-from channels_lite.errors import ConfigError
+from channels_lite.entries import names, no_entry, read
 from channels_lite.layers.base import SQLiteLayer
 from channels_lite.link import never_commits
 from channels_lite.mailbox import running_loop
@@ -97,7 +96,7 @@ class own_layer(TestContextDecorator):  # noqa: N801 # like override_settings, w
     def _entry(self, undo: contextlib.ExitStack) -> dict[str, Any]:
         """The entry for CHANNEL_LAYERS; ``undo`` removes the folder that is made for it."""
         if names() and self._alias not in names():
-            raise ConfigError(f"CHANNEL_LAYERS has no entry {self._alias!r} ({', '.join(map(repr, names()))}).")
+            raise no_entry(self._alias)
         found = read(self._alias) if names() else None
         entry: dict[str, Any] = {"BACKEND": AIO} if found is None else settings.CHANNEL_LAYERS[self._alias]
         config = dict(entry.get("CONFIG") or {})

@@ -13,15 +13,15 @@ def get_layer(alias: str = "default") -> "SQLiteLayer[Any]":
     Raises ConfigError where there is no such entry, or it is no layer of channels-lite, or its CONFIG is wrong;
     InvalidChannelLayerError, of which that is one, where Channels cannot import its BACKEND.
     """
-    from channels.layers import channel_layers, get_channel_layer
+    from channels.layers import get_channel_layer
 
+    from channels_lite.entries import no_entry
     from channels_lite.errors import ConfigError
     from channels_lite.layers.base import SQLiteLayer
 
     layer = get_channel_layer(alias)
     if layer is None:
-        there = ", ".join(map(repr, channel_layers.configs)) or "it is empty"
-        raise ConfigError(f"CHANNEL_LAYERS has no entry {alias!r} ({there}); add it, or name another one.")
+        raise no_entry(alias)
     if not isinstance(layer, SQLiteLayer):
         kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
         raise ConfigError(

@@ -115,9 +115,7 @@ class SQLiteChannelLayer(SQLiteLayer[DjangoDatabase]):
         return await self._ask(database, read)
 
     def _read_here(self, operation: Callable[..., T], *arguments: Any) -> T:
-        database = self._open_here()
-        read = partial(database.run_here, lambda execute: operation(execute, *arguments))
-        return self._patiently_here(database, read)
+        return self._aside_here(lambda execute: operation(execute, *arguments))
 
     async def _in_caller(self, database: DjangoDatabase, function: Callable[[], T]) -> T:
         """Run a function in the caller's thread, again and again while the database is locked."""
