@@ -86,7 +86,8 @@ def flush(database: str, prefix: str, own: Collection[str]) -> None:
     word = pack_flush(prefix)
     while left := {path for path in left if not _flush(path, word)}:
         if time.monotonic() > deadline:
-            logger.warning("Not flushed, because its process does not read it: the inbox %s.", ", ".join(sorted(left)))
+            inboxes = ", ".join(map(ascii, sorted(left)))
+            logger.warning("Not flushed, because its process does not read it: the inbox %s.", inboxes)
             return
         time.sleep(PATIENCE)
 
@@ -98,7 +99,7 @@ def _flush(path: str, word: bytes) -> bool:
     except (ConnectionRefusedError, FileNotFoundError):  # its process has ended
         return True
     except (OSError, ValueError) as error:
-        logger.warning("The inbox %s cannot be flushed: %s.", path, error)
+        logger.warning("The inbox %a cannot be flushed: %s.", path, error)  # its name may be a stranger's
         return True
 
 

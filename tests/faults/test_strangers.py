@@ -563,8 +563,11 @@ async def test_links_lead_nowhere(two: Two, tmp_path: Path) -> None:
 
 
 @with_inboxes
-async def test_files_in_the_folder(two: Two, tmp_path: Path) -> None:
-    """Whatever lies among the inboxes, sending, flushing and sweeping go on, and nothing else is touched."""
+async def test_files_in_the_folder(two: Two, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever lies among the inboxes, sending, flushing and sweeping go on, and nothing else is touched.
+
+    The log names such files so that each is one printable line.
+    """
     folder = Path(os.path.dirname(two.page))
     outside = tmp_path / "outside"
     outside.write_text("mine")
@@ -576,12 +579,17 @@ async def test_files_in_the_folder(two: Two, tmp_path: Path) -> None:
     (folder / "..socket").write_text("odd")
     (folder / "large").write_bytes(bytes(100_000))
     (folder / "\udcff").write_bytes(b"x")
+    (folder / "a\nb").write_bytes(b"x")
     for _ in range(2):
         await two.layer.flush()
         await two.layer._aside(two.layer.sweep)
         await two.other.send(two.channel, WHOLE)
         assert await receive(two.layer, two.channel) == WHOLE
     assert outside.read_text() == "mine"
+    told = [record.getMessage() for record in caplog.records if record.name == "channels_lite.inbox"]
+    assert any("\\udcff' cannot be flushed" in line for line in told)
+    assert any("a\\nb' cannot be flushed" in line for line in told)
+    assert all(line.isprintable() for line in told)
 
 
 # Bells.
