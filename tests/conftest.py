@@ -18,6 +18,9 @@ django.setup()
 from django.db import connections
 
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from tests import redis_server
+from tests.needs import need
+from tests.redis_server import Redis
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +74,21 @@ def _inboxes() -> set[str]:
     """The sockets of inboxes, as the links of descriptors name them."""
     sockets = Path("/proc/net/unix").read_text().splitlines() if Path("/proc/net/unix").exists() else []
     return {f"socket:[{line.split()[6]}]" for line in sockets if line.endswith(".socket")}
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis server of the tests' own."""
+    need(redis_server.PROGRAM, redis_server.MISSING)
+    with redis_server.running(str(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_process: Redis) -> Redis:
+    """An empty Redis server."""
+    redis_process.flush()
+    return redis_process
 
 
 @pytest.fixture

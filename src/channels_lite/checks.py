@@ -62,8 +62,21 @@ def places(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage
             hint="Put the file on a disk of this machine: by 'path', or by the NAME of its alias in DATABASES.",
             id="channels_lite.W003",
         )
-        for entry, file in _usable()
-        if file != MEMORY and (mount := mounts.mount_of(file)) is not None and mount.is_elsewhere
+        for entry, file in _on_disk()
+        if (mount := mounts.mount_of(file)) is not None and mount.is_elsewhere
+    ]
+
+
+def unused(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage]:
+    """I001: an option has no effect on this layer. It is kept for the way to Redis and back."""
+    return [
+        checks.Info(
+            f"{entry}: {told}",
+            hint="Leave it for the day on which the BACKEND changes, or take it out.",
+            id="channels_lite.I001",
+        )
+        for entry, _ in _usable()
+        if (told := config.unused(entry.options, entry.backend.idle, entry.backend.kind))
     ]
 
 
@@ -75,8 +88,8 @@ def folders(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessag
             hint="Make the folder, or correct the 'path', or the NAME of the alias in DATABASES.",
             id="channels_lite.W008",
         )
-        for entry, file in _usable()
-        if file != MEMORY and (why := _nowhere(file))
+        for entry, file in _on_disk()
+        if (why := _nowhere(file))
     ]
 
 
@@ -123,15 +136,20 @@ def memory(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage
 
 def prefixes(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage]:
     """W006: two entries are one layer. E004: they are, and cannot read each other's messages."""
-    return [_clash(one, other.entry) for one, other in combinations(_usable(), 2) if _clashes(one, other)]
+    return [_clash(one, other.entry) for one, other in combinations(_on_disk(), 2) if _clashes(one, other)]
 
 
-ALL = (libraries, configuration, keys, places, folders, memberships, memory, prefixes)
+ALL = (libraries, configuration, keys, places, folders, memberships, memory, prefixes, unused)
 
 
 def _usable() -> list[Usable]:
     """The entries that ``configuration`` has nothing to say about."""
     return [found for name in names() if isinstance(found := _try(name), Usable)]
+
+
+def _on_disk() -> list[Usable]:
+    """Those of them that have a file."""
+    return [usable for usable in _usable() if usable.file not in ("", MEMORY)]
 
 
 def _try(name: str) -> Usable | InvalidChannelLayerError | None:
@@ -189,7 +207,7 @@ def _tests_run() -> bool:
 
 def _clashes(one: Usable, other: Usable) -> bool:
     same_prefix = one.entry.options.prefix == other.entry.options.prefix
-    return same_prefix and MEMORY not in (one.file, other.file) and claims.same_file(one.file, other.file)
+    return same_prefix and claims.same_file(one.file, other.file)
 
 
 def _clash(one: Usable, other: Entry) -> checks.CheckMessage:
@@ -231,9 +249,9 @@ def _keys(entry: Entry) -> list[bytes]:
 
 def _apsw_files() -> list[str]:
     files: list[str] = []
-    for entry, file in _usable():
+    for entry, file in _on_disk():
         known = any(claims.same_file(file, other) for other in files)
-        if entry.backend.library == "apsw" and file != MEMORY and not known:
+        if entry.backend.library == "apsw" and not known:
             files.append(file)
     return files
 

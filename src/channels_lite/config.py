@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,8 @@ MOST = 2**31
 # signing have 128 bits each: with fewer than that, the key given here is what is tried.
 SHORT_KEY = 16
 RANDOM_KEY = "a random one, such as secrets.token_urlsafe(32) makes"  # what an error or a hint says to take
-OF_REDIS = frozenset({"hosts", "random_prefix_length", "on_disconnect", "on_reconnect"})  # of channels_redis' layers
+SECRET = frozenset({"symmetric_encryption_keys", "hosts"})  # hosts may have passwords
+OF_REDIS = frozenset({"random_prefix_length", "on_disconnect", "on_reconnect"})  # of channels_redis' own layers
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Name = Annotated[str, Meta(min_length=1)]
 CapacityRules = list[tuple[re.Pattern[str], int]]
@@ -64,6 +65,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds without a waiting receiver after which a loop's watcher is put away; the poll sees to it."""
     pool_size: Annotated[int, Meta(ge=1)] = 10
     """Accepted for the sake of older settings; a process has one connection to the file, whatever this says."""
+    hosts: list[str | dict[str, Any] | tuple[str, int]] | None = None
+    """Redis servers, as channels_redis takes them; without effect on SQLite."""
 
     @property
     def alias(self) -> str | None:
@@ -71,25 +74,31 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return None if self.path is not None else self.database or DEFAULT_ALIAS
 
     def __repr__(self) -> str:
-        """All options but the keys: reprs end up in logs and error reports."""
-        shown = (name for name in self.__struct_fields__ if name != "symmetric_encryption_keys")
+        """All options but those with secrets: reprs end up in logs and error reports."""
+        shown = (name for name in self.__struct_fields__ if name not in SECRET)
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
 def parse(config: Mapping[str, Any], **defaults: Any) -> Options:
     """Check CONFIG and fill in what it leaves out; ConfigError names the option that is wrong."""
-    _refuse_unknown(config)
-    given = {**defaults, **{name: _plain(name, value) for name, value in config.items()}}
-    try:
-        options = msgspec.convert(given, Options)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"CHANNEL_LAYERS: {_readable(error)}.") from None
+    options = parse_without_place(config, **defaults)
     if options.database is not None and options.path is not None:
         raise ConfigError("CHANNEL_LAYERS: give the option 'database' or the option 'path', not both.")
     if options.path is None:
         check_alias(options.database or DEFAULT_ALIAS)
     else:
         own_file(options)  # refuses a URI
+    return options
+
+
+def parse_without_place(config: Mapping[str, Any], **defaults: Any) -> Options:
+    """As ``parse``, for a layer that has no database: what is said of one is not asked for."""
+    _refuse_unknown(config)
+    given = {**defaults, **{name: _plain(name, value) for name, value in config.items()}}
+    try:
+        options = msgspec.convert(given, Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"CHANNEL_LAYERS: {_readable(error)}.") from None
     _check_keys(options.symmetric_encryption_keys)
     return options
 
@@ -100,7 +109,7 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
     if redis:
         options, them = ("options", "are") if redis[1:] else ("option", "is")
         raise ConfigError(
-            f"CHANNEL_LAYERS: the {options} {', '.join(redis)} {them} for Redis, which this layer does without; "
+            f"CHANNEL_LAYERS: the {options} {', '.join(redis)} {them} for the layers of channels_redis alone; "
             f"take {'them' if redis[1:] else 'it'} out."
         )
     for name in config:
@@ -115,6 +124,10 @@ def _plain(name: str, value: Any) -> Any:
         return os.fspath(value)
     if name == "database" and isinstance(value, os.PathLike):
         raise ConfigError(f"CHANNEL_LAYERS: the option {name!r} is an alias in DATABASES; for a file, use 'path'.")
+    if name == "hosts" and isinstance(value, str | bytes):
+        raise ConfigError(
+            f"CHANNEL_LAYERS: the option {name!r} is a list of servers, not a single one; write [server]."
+        )
     if name == "channel_capacity" and value is None:
         return {}
     if name == "symmetric_encryption_keys" and isinstance(value, str | bytes):
@@ -161,6 +174,16 @@ def weak_keys(options: Options) -> str:
 
 def _length(key: str | bytes) -> int:
     return len(key.encode() if isinstance(key, str) else key)
+
+
+def unused(options: Options, names: Iterable[str], where: str) -> str:
+    """Which of these options were given and have no effect there, in one sentence; empty where none was."""
+    given = [repr(name) for name in names if getattr(options, name) != getattr(Options(), name)]
+    if not given:
+        return ""
+    return (
+        f"The option{'s'[: len(given) > 1]} {', '.join(given)} {'have' if given[1:] else 'has'} no effect on {where}."
+    )
 
 
 def capacity_rules(channel_capacity: Mapping[Any, Any]) -> CapacityRules:

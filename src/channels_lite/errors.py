@@ -99,6 +99,14 @@ class ForeignChannel(ValueError, AssertionError):
     """
 
 
+def foreign(channel: str) -> ForeignChannel:
+    """The error for a channel that another layer made."""
+    return ForeignChannel(
+        f"The channel {channel} belongs to another process or layer; "
+        "this one receives from the channels that its own new_channel() made."
+    )
+
+
 class ConfigError(InvalidChannelLayerError):
     """The CONFIG of a channel layer is wrong; the text names the option."""
 

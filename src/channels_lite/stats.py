@@ -16,7 +16,7 @@ from channels_lite.page import SOCKET, connect, folder_of, mark, open_page
 from channels_lite.schema import Execute
 
 STOPPED = "stopped"
-LISTENING = (STOPPED, "inotify", "kqueue", "polling", "nothing")
+LISTENING = (STOPPED, "inotify", "kqueue", "polling", "nothing", "redis")
 REASONS = {reason: reason.name.lower() for reason in Reason}
 
 
@@ -35,7 +35,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     busy_retries: int
     """How often something met a locked database in this process and tried again."""
     watcher: str
-    """How it hears of other processes: ``inotify``, ``kqueue``, ``polling``, ``nothing``; ``stopped``: nobody waits."""
+    """How it hears of other processes: ``inotify``, ``kqueue``, ``polling``, ``nothing``; ``stopped``: nobody waits. On
+    Redis, ``redis``."""
 
     def numbers(self, prefix: str) -> list[int]:
         """As they stand on the page of its inbox."""

@@ -30,7 +30,7 @@ class own_layer(TestContextDecorator):  # noqa: N801 # like override_settings, w
 
     ``with`` and ``async with`` give the layer. As the decorator of a function, it lasts for a call; of a test case, for
     each test. CHANNEL_LAYERS[alias] is as in the settings but for the options in ``config``; where that is no layer of
-    this package, it is the layer ``aio`` with these options.
+    this package, it is the layer ``aio`` with these options, and for the layer on Redis ``aio`` with those as well.
 
     ``aio`` has a database file in a temporary folder, which is removed afterwards, unless ``config`` names a ``path``
     or a ``database``. ``core`` stays on its alias, and so in Django's test database, with a random ``prefix``; it is
@@ -98,7 +98,9 @@ class own_layer(TestContextDecorator):  # noqa: N801 # like override_settings, w
         if names() and self._alias not in names():
             raise no_entry(self._alias)
         found = read(self._alias) if names() else None
-        entry: dict[str, Any] = {"BACKEND": AIO} if found is None else settings.CHANNEL_LAYERS[self._alias]
+        entry: dict[str, Any] = {} if found is None else settings.CHANNEL_LAYERS[self._alias]
+        if found is None or not found.has_database:  # no test needs a Redis server, or touches one that is there
+            entry = {**entry, "BACKEND": AIO}
         config = dict(entry.get("CONFIG") or {})
         if found is not None and found.backend.library == "sqlite3":
             config["prefix"] = f"test-{uuid.uuid4().hex}"

@@ -1,12 +1,14 @@
 """All contenders that can be had on this machine, and those that cannot, with the reason."""
 
 import contextlib
+import importlib.util
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from tests.benchmarks import names, redis_server, release
+from tests import redis_server
+from tests.benchmarks import names, release
 from tests.benchmarks.contenders import Contender, Missing
-from tests.benchmarks.redis_server import Redis
+from tests.redis_server import Redis
 
 
 @dataclass
@@ -20,7 +22,7 @@ class Lineup:
     async def clean(self) -> None:
         """Before each part: what the contenders share begins empty."""
         if self.redis is not None:
-            await self.redis.flush()
+            self.redis.flush()
 
 
 @contextlib.asynccontextmanager
@@ -34,21 +36,30 @@ async def lineup(folder: str) -> AsyncIterator[Lineup]:
         ]
     )
     async with contextlib.AsyncExitStack() as stack:
-        await _add_redis(found, stack, f"{folder}/redis")
+        _add_redis(found, stack, f"{folder}/redis")
         await _add_release(found, f"{folder}/release")
         yield found
 
 
-async def _add_redis(found: Lineup, stack: contextlib.AsyncExitStack, folder: str) -> None:
-    try:
-        redis = found.redis = await stack.enter_async_context(redis_server.running(folder))
-    except release.NotInstalled as error:
-        found.missing += [Missing(name, str(error)) for name in (*names.REDIS_CORE, *names.REDIS_PUBSUB)]
+def _add_redis(found: Lineup, stack: contextlib.AsyncExitStack, folder: str) -> None:
+    if lacking := _lacking():
+        found.missing += [Missing(name, lacking) for name in (*names.REDIS_CORE, *names.REDIS_PUBSUB)]
         return
+    redis = found.redis = stack.enter_context(redis_server.running(folder))
     for layer, both in (("redis-core", names.REDIS_CORE), ("redis-pubsub", names.REDIS_PUBSUB)):
         for name, address in zip(both, (redis.tcp, redis.unix), strict=True):
             environment = {"CHANNELS_LITE_BENCHMARK_REDIS": address}
             found.contenders.append(Contender(name, layer, environment=environment))
+
+
+def _lacking() -> str:
+    """What channels_redis needs and is not here; empty where nothing is."""
+    if redis_server.PROGRAM is None:
+        return redis_server.MISSING
+    for package in ("channels_redis", "hiredis"):  # without the latter its peers are slower than they need be
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed; install the extra bench."
+    return ""
 
 
 async def _add_release(found: Lineup, folder: str) -> None:

@@ -10,6 +10,7 @@ from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 from channels_lite.layers import handover
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
+from channels_lite.layers.redis import RedisChannelLayer
 from tests.journal import keep_a_wal
 from tests.patience import PATIENCE
 
@@ -20,9 +21,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deviation(layer, how): the named layer deviates, in this way")
 
 
-@pytest.fixture(params=["memory", "aio", "aio-rows", "core", "core-wal"])
+OURS = ["aio", "aio-rows", "core", "core-wal", "redis"]
+
+
+@pytest.fixture(params=["memory", *OURS])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which layer is under test; skips where it is known to deviate."""
+    """Which layer is under test."""
+    return under_test(request)
+
+
+def under_test(request: pytest.FixtureRequest) -> str:
+    """The layer that this parameter of ``kind`` names; skips where it is known to deviate."""
     for marker in request.node.iter_markers("deviation"):
         layer, how = marker.args
         if layer == request.param:
@@ -31,17 +40,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def make(kind: str, path: str, alias: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+async def make(
+    kind: str, path: str, alias: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Make]:
     """Make layers that share what they hold, as far as two objects of this kind can; they are closed afterwards."""
     if kind == "aio-rows":  # as where there are no inboxes
         monkeypatch.setattr(handover, "is_possible", lambda: False)
     made: list[BaseChannelLayer] = []
     if kind == "core-wal":
         keep_a_wal(path)
+    if kind == "redis":
+        server = request.getfixturevalue("redis")
 
     def make_one(**options: Any) -> BaseChannelLayer:
         if kind == "memory":
             made.append(InMemoryChannelLayer(**options))
+        elif kind == "redis":
+            made.append(RedisChannelLayer(hosts=[server.unix], **options))
         elif kind.startswith("core"):
             made.append(SQLiteChannelLayer(database=alias, **options))
         else:

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from tests.conformance.conftest import is_empty, soon
+from tests.conformance.conftest import OURS, is_empty, soon, under_test
 
 
-@pytest.fixture(params=["aio", "aio-rows", "core", "core-wal"])
+@pytest.fixture(params=OURS)
 def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return under_test(request)
 
 
 async def test_channels_of_a_group(layer):

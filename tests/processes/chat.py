@@ -35,22 +35,22 @@ def free_port() -> int:
 
 
 class Chat:
-    """The chat's processes on one port, with one folder for their data and logs."""
+    """The chat's processes on one port, with one folder for their data and logs, and these environment variables."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **environment: str) -> None:
         self.data = data
         self.port = free_port()
+        self._environment = {"DJANGO_SETTINGS_MODULE": "chat.settings", "CHAT_DATA": str(data), **environment}
 
     # Processes.
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start Python in the example's folder; what it prints goes to the log."""
-        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "chat.settings", "CHAT_DATA": str(self.data)}
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=FOLDER,
-                env=environment,
+                env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -205,7 +205,11 @@ def test_registered(find: Find, tmp_path: Path) -> None:
     ("backend", "options", "why"),
     [
         (APSW, {"capasity": 1}, "did you mean 'capacity'"),
-        (APSW, {"hosts": [], "on_disconnect": None}, "the options 'hosts', 'on_disconnect' are for Redis"),
+        (
+            APSW,
+            {"random_prefix_length": 1, "on_disconnect": None},
+            "options 'random_prefix_length', 'on_disconnect' are for",
+        ),
         (APSW, {"serializer_format": "pickle"}, "no serializer 'pickle'"),
         (APSW, {"channel_capacity": {"x": "many"}}, "a capacity is a whole number"),
         (CORE, {"path": "a.sqlite3"}, "the option 'path' is not for this layer"),

@@ -48,6 +48,7 @@ DEFAULTS = {
     "polling_interval": 0.1,
     "polling_idle_timeout": 1800,
     "pool_size": 10,
+    "hosts": None,
 }
 
 ACCEPTED = [

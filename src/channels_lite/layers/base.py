@@ -12,10 +12,11 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.drops import Reason
-from channels_lite.errors import ForeignChannel, InvalidMessage, LayerClosed, UndecodableMessage
+from channels_lite.errors import LayerClosed, UndecodableMessage, foreign
 from channels_lite.keeper import trim_all
 from channels_lite.layers.groups import GroupsLayer
 from channels_lite.layers.handover import ADDRESSES
+from channels_lite.layers.layer import seconds_of
 from channels_lite.layers.openable import WAITING, D
 from channels_lite.layers.sync import Sync
 from channels_lite.mailbox import Item, Waiter, running_loop
@@ -105,7 +106,7 @@ class SQLiteLayer(GroupsLayer[D]):
         if type(channel) is not str:
             channel = self._channel_name(channel)
         queue, local, own = self._address(channel)
-        seconds = self.expiry if expiry is None else _seconds(expiry)
+        seconds = self.expiry if expiry is None else seconds_of(expiry)
         payload = self._codec.encode(message, seconds)
         ttl = clock.milliseconds(seconds)
         if own and (quiet := self._quiet()) is not None and self._is_first_in(queue, quiet):
@@ -168,10 +169,7 @@ class SQLiteLayer(GroupsLayer[D]):
         """The address of a channel that this process can receive from."""
         address = self._address(channel)
         if address.local is not None and not address.own:
-            raise ForeignChannel(
-                f"The channel {channel} belongs to another process or layer; "
-                f"this one receives from the channels that its own new_channel() made."
-            )
+            raise foreign(channel)
         return address
 
     def _at_once(self, queue: str, attempt: int) -> Item | None:
@@ -345,12 +343,3 @@ class SQLiteLayer(GroupsLayer[D]):
         queue, local = self._split(channel)
         address = self._addresses[channel] = Address(queue, local, local is not None and queue.endswith(self._own))
         return address
-
-
-def _seconds(expiry: Any) -> float:
-    if isinstance(expiry, bool) or not isinstance(expiry, int | float):
-        raise InvalidMessage(f"expiry is a number of seconds, not {type(expiry).__name__}.")
-    if not 0 < expiry <= 10**9:
-        given = expiry if -(10**12) < expiry < 10**12 else "out of range"  # an int may have too many digits to be shown
-        raise InvalidMessage(f"expiry is {given}; it is a number of seconds above 0, up to 1,000,000,000.")
-    return expiry

@@ -186,12 +186,6 @@ class GroupsLayer(HandoverLayer[D]):
         yield from self._sending_rows({queue: members.others[queue] for queue in rows}, payload, ttl)
         self._tally.sent += 1
 
-    def _names(self, channels: Iterable[str]) -> frozenset[str]:
-        """These channels; TypeError where one has no valid name, or it is a single name."""
-        if isinstance(channels, str | bytes) or not isinstance(channels, Iterable):
-            raise TypeError(f"exclude is a list of channels, not {type(channels).__name__}; write exclude=[channel].")
-        return frozenset(map(self._channel_name, channels))
-
     def _members(self, group: str) -> Members:
         """Those of now. They are remembered for as long as nothing changes: most groups are sent to again and again."""
         if not self._queues_here and self._outboxes is None:

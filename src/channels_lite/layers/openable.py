@@ -5,18 +5,14 @@ import asyncio
 import atexit
 import contextlib
 import itertools
-import logging
 import os
-import re
 import socket
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, ClassVar, Generic, TypeVar
-
-from channels.layers import BaseChannelLayer
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from channels_lite import config, store
 from channels_lite.codec import Codec
@@ -24,14 +20,13 @@ from channels_lite.database import Database, release
 from channels_lite.drops import Drops
 from channels_lite.errors import DatabaseBusy, LayerClosed, Locked, busy
 from channels_lite.keeper import pause
+from channels_lite.layers.layer import Layer
 from channels_lite.mailbox import Mailboxes
 from channels_lite.schema import Execute
 from channels_lite.watcher import Watchers
 
 D = TypeVar("D", bound=Database)
 T = TypeVar("T")
-
-logger = logging.getLogger("channels_lite.config")
 
 
 class Tally:
@@ -49,36 +44,15 @@ SWEEP = (1.0, 30.0)  # seconds between two rounds of removing what has expired: 
 _layers: "weakref.WeakSet[OpenableLayer[Any]]" = weakref.WeakSet()
 
 
-class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
+class OpenableLayer(Layer, Generic[D]):
     """A layer with its options, which opens its database at first use and may be closed and opened again.
 
     A layer with a connection of its own has no more than 29 attributes: from 30 on, CPython 3.11 keeps those of an
     object in a dict of its own, and a message to a channel of this process takes a twentieth longer.
     """
 
-    extensions: ClassVar = ["groups", "flush"]
-    defaults: ClassVar[dict[str, Any]] = {}
-    library: ClassVar[str]
-    """The Python module whose SQLite the layer speaks through: two of them on one file destroy it."""
-
-    # Deviation from BaseChannelLayer, whose patterns let a line feed and non-ASCII letters through against its own
-    # error message.
-    channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?\Z")
-    group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+\Z")
-
-    def match_type_and_length(self, name: Any) -> bool:
-        """Whether this is a str that is short enough, whatever it says of itself."""
-        return issubclass(type(name), str) and str.__len__(name) < self.MAX_NAME_LENGTH
-
-    def _channel_name(self, name: Any) -> str:
-        """A valid name of a channel without its subclass, which could have it compare and print as another one."""
-        self.require_valid_channel_name(name)
-        return str.__str__(name)
-
-    def _group_name(self, name: Any) -> str:
-        """As ``_channel_name``, for a group."""
-        self.require_valid_group_name(name)
-        return str.__str__(name)
+    kind = "SQLite"
+    idle = ("hosts",)
 
     def __init__(self, **configuration: Any) -> None:
         """Take CONFIG; ConfigError names the option that is wrong. Does no I/O."""
@@ -105,24 +79,10 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
         self._opening = threading.Lock()
         self._closings = 0  # how often the layer was closed: an opening or a receive() that meets another number ends
 
-    @classmethod
-    def parse(cls, configuration: Mapping[str, Any]) -> config.Options:
-        """Check CONFIG as this layer understands it; ConfigError names the option that is wrong."""
-        return config.parse(configuration, **cls.defaults)
-
-    @staticmethod
-    @abc.abstractmethod
-    def locate(options: config.Options) -> str:
-        """The database file that a layer with these options uses, or ``:memory:``. Reads settings only."""
-
     @property
     def database(self) -> str | None:
         """The alias that the layer was given, or ``default``; None with a path."""
         return self.options.alias
-
-    def file(self) -> str:
-        """The database file of this layer, or ``:memory:``. Reads settings only."""
-        return self.locate(self.options)
 
     # Opening and closing.
 
@@ -149,8 +109,7 @@ class OpenableLayer(BaseChannelLayer, abc.ABC, Generic[D]):
             if self._database is None:
                 self._database = self._acquire()
                 self._connected(self._database)
-                if warning := config.weak_keys(self.options):
-                    logger.warning("%s Take %s.", warning, config.RANDOM_KEY)
+                self._warn()
             return self._database
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, store
 from channels_lite.errors import LoopRunning
+from channels_lite.layers.layer import SyncCalls
 from channels_lite.mailbox import running_loop
 from channels_lite.stats import Stats
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from channels_lite.layers.base import SQLiteLayer
 
 
-class Sync:
+class Sync(SyncCalls):
     """What ``layer.sync`` gives: for views, signals, tasks and scripts, in any thread in which no event loop runs.
 
     Everything happens in the calling thread. A locked database is waited for there, at most as long as the coroutines
@@ -32,15 +33,10 @@ class Sync:
 
     @property
     def _layer(self) -> "SQLiteLayer[Any]":
-        if running_loop() is not None:
-            raise LoopRunning(
-                "An event loop runs in this thread, and layer.sync could hold it up: await the method of the layer "
-                "itself, such as layer.send(), or call what uses layer.sync by sync_to_async()."
-            )
+        refuse_loop()
         return self._of
 
     def send(self, channel: str, message: dict[str, Any], expiry: float | None = None) -> None:
-        """Send a message to a channel; ``expiry`` in seconds."""
         layer = self._layer
         layer._open_here()
         row = layer._hand_on(channel, message, expiry)
@@ -52,7 +48,6 @@ class Sync:
         layer._tally.sent += 1
 
     def group_send(self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()) -> None:
-        """Send a message to every channel in a group but those in ``exclude``."""
         layer = self._layer
         layer._open_here()
         writes = layer._group_sending(group, message, exclude)
@@ -69,35 +64,37 @@ class Sync:
             return
 
     def group_add(self, group: str, channel: str) -> None:
-        """Make a channel a member of a group for ``group_expiry`` seconds from now."""
         layer = self._layer
         layer._write_here(store.group_add, *layer._membership(group, channel), clock.milliseconds(layer.group_expiry))
 
     def group_discard(self, group: str, channel: str) -> None:
-        """End a channel's membership in a group; nothing happens where there is none."""
         layer = self._layer
         layer._write_here(store.group_discard, *layer._membership(group, channel))
 
     def group_channels(self, group: str) -> list[str]:
-        """The channels that are in a group now, in the order in which they joined it."""
         layer = self._layer
         return layer._read_here(store.group_channels, layer.options.prefix, layer._group_name(group))
 
     def group_count(self, group: str) -> int:
-        """How many channels are in a group now."""
         layer = self._layer
         return layer._read_here(store.group_count, layer.options.prefix, layer._group_name(group))
 
     def groups(self, channel: str) -> list[str]:
-        """The groups that a channel is in now, in the order of their names."""
         layer = self._layer
         return layer._read_here(store.groups, layer.options.prefix, *layer._place(channel))
 
     def stats(self) -> Stats:
-        """What is going on."""
         layer = self._layer
         return layer._aside_here(layer._look_inside)
 
     def close(self) -> None:
-        """Close the layer as its ``close()`` does: may be called more than once, and the next use opens it again."""
         self._layer._close_here()
+
+
+def refuse_loop() -> None:
+    """Raise LoopRunning where an event loop runs in this thread."""
+    if running_loop() is not None:
+        raise LoopRunning(
+            "An event loop runs in this thread, and layer.sync could hold it up: await the method of the layer "
+            "itself, such as layer.send(), or call what uses layer.sync by sync_to_async()."
+        )

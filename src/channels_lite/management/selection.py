@@ -42,6 +42,6 @@ def _named(name: str) -> Entry:
 
 
 def _what_there_is() -> str:
-    ours = {entry.name for entry in entries.entries()}
+    ours = {entry.name for entry in entries.ours()}
     listed = [repr(name) + ("" if name in ours else " (not of channels-lite)") for name in entries.names()]
     return ", ".join(listed) or "it is empty"

@@ -19,11 +19,14 @@ def of(name: str, file: str, seen: Stats | str) -> RenderableType:
     title = Text.assemble((name, "bold"), "  ", os.path.basename(file))
     if isinstance(seen, str):
         return title.append(f"  {seen}", "yellow")
-    title.append(f"  {size(seen.database_bytes)}, -wal {size(seen.wal_bytes)}, schema {seen.schema_version}", "dim")
+    on_redis = seen.watcher == "redis"
+    more = "" if on_redis else f", -wal {size(seen.wal_bytes)}, schema {seen.schema_version}"
+    title.append(f"  {size(seen.database_bytes)}{more}", "dim")
     title.append(f"\n{_age(seen)}")
     waiting = _numbers("channel", "messages waiting", seen.pending)
     groups = _numbers("group", "members", seen.groups)
-    return Group(title, "", Columns([waiting, groups], padding=(0, 6)), "", _processes(seen.processes, seen))
+    parts: list[RenderableType] = [title, "", Columns([waiting, groups], padding=(0, 6))]
+    return Group(*parts) if on_redis else Group(*parts, "", _processes(seen.processes, seen))
 
 
 def _age(seen: Stats) -> str:

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from channels_lite import schema, stats
 from channels_lite.entries import Entry
 from channels_lite.errors import ChannelsLiteError
+from channels_lite.layers import get_layer
 from channels_lite.management import selection
 from channels_lite.stats import Stats
 from channels_lite.visit import FAILURES, Visit
@@ -99,6 +100,8 @@ def _looks(entries: list[Entry], pause: float | None) -> Looks:
 
 
 def _look(entry: Entry) -> Look:
+    if not entry.has_database:
+        return _look_at_redis(entry)
     try:
         visit = Visit(entry)
         if nothing := visit.in_vain():
@@ -108,6 +111,16 @@ def _look(entry: Entry) -> Look:
             return Look(visit.path, stats.look_from_outside(execute, visit.path, entry.options.prefix))
     except (InvalidChannelLayerError, ChannelsLiteError, *FAILURES) as error:
         return Look("", str(error), failed=True)
+
+
+def _look_at_redis(entry: Entry) -> Look:
+    from redis import RedisError  # the layer could not be read without it
+
+    try:
+        seen = get_layer(entry.name).sync.stats()
+    except (OSError, RedisError) as error:
+        return Look("", f"Redis cannot be asked: {error}", failed=True)
+    return Look("Redis", msgspec.structs.replace(seen, processes=[]))  # this one is no process of the layer
 
 
 def _fail(found: dict[str, Look]) -> None:

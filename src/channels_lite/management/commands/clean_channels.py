@@ -31,7 +31,11 @@ class Command(BaseCommand):
     @no_translations
     def handle(self, *, no_vacuum: bool, layer: str | None, verbosity: int, **options: Any) -> None:
         failures = []
-        for title, entry in _once_each_file(selection.of(layer)):
+        found = selection.of(layer)
+        for entry in found:
+            if not entry.has_database and verbosity > 0:
+                self.stdout.write(f"layer {entry.name!r}: nothing to do, Redis removes what has expired by itself")
+        for title, entry in _once_each_file([entry for entry in found if entry.has_database]):
             progress = Progress(self.stdout if verbosity > 0 else None, title)
             try:
                 done = Cleaning(entry, vacuum=not no_vacuum, say=progress.say, progress=progress.show).run()
