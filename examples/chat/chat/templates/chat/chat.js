@@ -13,8 +13,9 @@ const LOG_LENGTH = 500;
 const REJECTED = 4400; // as in consumers.py
 
 const find = (id) => document.getElementById(id);
-const [connection, count, list, log, problem] = ["connection", "count", "people", "log", "problem"].map(find);
-const [join, compose, nameInput, textInput] = ["join", "compose", "name", "text"].map(find);
+const [connection, here, count, list] = ["connection", "here", "count", "people"].map(find);
+const [log, problem, compose, textInput] = ["log", "problem", "compose", "text"].map(find);
+const [join, nameInput] = ["join", "name"].map(find);
 const room = document.body.dataset.room;
 
 let name = "";
@@ -40,7 +41,7 @@ function connect() {
   const address = new URL("/ws", location.href);
   address.protocol = location.protocol.replace("http", "ws");
   address.search = new URLSearchParams({ room, name, ticket });
-  connection.textContent = "Connecting…";
+  showConnection("connecting", "Connecting…");
   asked = pinged = Date.now();
   socket = new WebSocket(address);
   socket.addEventListener("message", hear);
@@ -65,7 +66,7 @@ function hear({ data }) {
 function disconnected({ code }) {
   forsake();
   if (code === REJECTED) return;
-  connection.textContent = "No connection. Trying again…";
+  showConnection("lost", "No connection. Trying again…");
   retry = setTimeout(connect, pause * (0.5 + Math.random()));
   pause = Math.min(pause * 2, RETRY_LAST);
 }
@@ -97,23 +98,24 @@ const on = {
     me = event;
     ticket = event.ticket;
     pause = RETRY_FIRST;
-    connection.textContent = `Connected, by server process ${event.process}.`;
+    showConnection("connected", `Connected, by server process ${event.process}.`);
     problem.textContent = "";
     history.replaceState({ name }, "");
     people.clear();
     note(event);
-    show(first ? `You are in the room as ${event.name}.` : "Connected again. What was said meanwhile is not shown.");
+    if (first) show("You are in the room as ", named(event.name), ".");
+    else show("Connected again. What was said meanwhile is not shown.");
     for (const [id, { text }] of unconfirmed) transmit({ type: "say", id, text });
   },
   joined(event) {
-    if (note(event)) show(`${event.name} has joined.`);
+    if (note(event)) show(named(event.name), " has joined.");
   },
   present: note,
   left(event) {
     if (people.get(event.person)?.connection !== event.connection) return; // they are back already
     people.delete(event.person);
     showPeople();
-    show(`${event.name} has left.`);
+    show(named(event.name), " has left.");
   },
   said(event) {
     if (event.person) {
@@ -122,7 +124,7 @@ const on = {
       note(event);
     }
     const own = event.person === me.person && unconfirmed.get(event.id);
-    if (!own) return showMessage(event.name, event.text);
+    if (!own) return add(message(event));
     unconfirmed.delete(event.id);
     setState(own.item, "sent");
   },
@@ -139,7 +141,7 @@ const on = {
   rejected(event) {
     name = "";
     problem.textContent = event.text;
-    connection.textContent = "";
+    showConnection("", "");
     enter(false);
   },
 };
@@ -161,42 +163,78 @@ function element(tag, className, text) {
   return made;
 }
 
+let atEnd = true; // of the log: there it follows what comes, and a phone's keyboard that takes its place
+
 function add(item) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.append(item);
   while (log.children.length > LOG_LENGTH) log.firstElementChild.remove();
-  if (atEnd || item.classList.contains("own")) log.scrollTop = log.scrollHeight;
+  if (item.classList.contains("own")) atEnd = true;
+  follow();
+}
+
+function follow() {
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+function show(...parts) {
+  const item = element("p", "event", "");
+  item.append(...parts);
+  add(item);
+}
+
+function message({ person, name, text }) {
+  const item = coloured(element("p", "message", ""), person);
+  item.dataset.from = person ?? name;
+  item.classList.toggle("again", log.lastElementChild?.dataset.from === item.dataset.from);
+  const foot = element("small", "foot", new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+  item.append(avatar(name), named(name, "author"), " ", element("span", "text", text), " ", foot);
   return item;
-}
-
-function show(text) {
-  add(element("p", "event", text));
-}
-
-function showMessage(author, text, className = "message") {
-  const item = element("p", className, "");
-  const time = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  item.append(element("bdi", "author", author), ": ", element("span", "text", text), " ", element("time", "", time));
-  return add(item);
 }
 
 function setState(item, state, text = state) {
   item.classList.remove("sending");
   item.classList.add(state);
-  const label = item.querySelector(".state") ?? item.appendChild(element("span", "state", ""));
+  const label = item.querySelector(".state") ?? item.lastElementChild.appendChild(element("span", "state", ""));
   label.setAttribute("aria-live", "off"); // a screen reader need not say "sent" each time
   label.textContent = ` ${text}`;
 }
 
 function showPeople() {
-  const names = [...people.values()].map((one) => one.name).sort((a, b) => a.localeCompare(b));
-  count.textContent = `(${names.length})`;
-  list.replaceChildren(...names.map((one) => element("li", "", one)));
+  const sorted = [...people].sort(([, a], [, b]) => a.name.localeCompare(b.name));
+  count.textContent = `(${sorted.length})`;
+  list.replaceChildren(...sorted.map(([person, { name }]) => {
+    const item = coloured(element("li", "", ""), person);
+    item.append(avatar(name), named(name), person === me.person ? " (you)" : "");
+    return item;
+  }));
+}
+
+function showConnection(state, text) {
+  connection.className = state;
+  connection.textContent = text;
+}
+
+// A name may be written from right to left, which must not turn around what stands beside it.
+function named(name, className = "") {
+  return element("bdi", className, name);
+}
+
+function avatar(name) {
+  const made = element("span", "avatar", [...name][0].toUpperCase());
+  made.setAttribute("aria-hidden", "true");
+  return made;
+}
+
+// A person's id is random, and so is their colour. What is no person has none.
+function coloured(item, person) {
+  if (person) item.style.setProperty("--hue", parseInt(person.slice(0, 4), 16) % 360);
+  else item.style.setProperty("--chroma", 0);
+  return item;
 }
 
 function enter(inside) {
   join.hidden = inside;
-  compose.hidden = !inside;
+  for (const part of [here, log, compose]) part.hidden = !inside;
   (inside ? textInput : nameInput).focus();
 }
 
@@ -211,14 +249,22 @@ compose.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = textInput.value.trim();
   textInput.value = "";
+  textInput.focus(); // also after the button: one writes on, and a phone's keyboard stays
   if (!text) return;
   problem.textContent = "";
   const id = ++lastId;
-  const item = showMessage(me.name ?? name, text, "own");
+  const item = message({ person: me.person, name: me.name ?? name, text });
+  item.classList.add("own");
   setState(item, "sending", "sending…");
+  add(item);
   unconfirmed.set(id, { text, item });
   transmit({ type: "say", id, text });
 });
+
+log.addEventListener("scroll", () => {
+  atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+});
+new ResizeObserver(follow).observe(log);
 
 addEventListener("online", () => {
   if (name && !welcomed) connect();
