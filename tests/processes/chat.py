@@ -1,4 +1,4 @@
-"""The example chat in processes of its own, and browsers for it: what test_chat.py is written with."""
+"""The example chat in processes of its own, and browsers for it: what its tests are written with."""
 
 import asyncio
 import json
@@ -12,8 +12,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,17 @@ class Chat:
         server = self.start(*command.split())
         self.wait_until(self._accepts, server)
         return server
+
+    @contextmanager
+    def all_of_it(self) -> Iterator[subprocess.Popen[bytes]]:
+        """``manage.py chat``, which accepts connections by now. It ends with the block, unless it has ended before."""
+        command = self.manage("chat", "--port", str(self.port))
+        try:
+            self.wait_until(self._accepts, command)
+            yield command
+        finally:
+            if command.poll() is None:
+                end(command)
 
     def manage(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a management command."""
@@ -190,10 +201,19 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
     try:
         return process.wait(DEADLINE)
     except subprocess.TimeoutExpired:
-        for pid in [*descendants(process.pid), process.pid]:
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
         raise
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process that this test started, and all that it has started, without a word."""
+    children = descendants(process.pid)
+    with Watched(children) as watched:
+        for pid in [process.pid, *children]:
+            with suppress(ProcessLookupError):  # it has ended with its parent
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        assert watched.left() == set()
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -287,11 +287,9 @@ watching = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches oth
 async def all_of_it(tmp_path: Path) -> AsyncIterator[tuple[Chat, subprocess.Popen[bytes]]]:
     """A chat started by ``manage.py chat``, and that command's process."""
     chat = Chat(tmp_path)
-    command = chat.manage("chat", "--port", str(chat.port))
-    chat.wait_until(lambda: f"The chat is at {chat.origin}/" in chat.log, command)
-    yield chat, command
-    if command.poll() is None:
-        end(command)
+    with chat.all_of_it() as command:
+        chat.wait_until(lambda: f"The chat is at {chat.origin}/" in chat.log, command)
+        yield chat, command
 
 
 @watching
