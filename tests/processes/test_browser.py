@@ -213,18 +213,20 @@ async def test_a_phone_has_room_for_it(chat: Chat, visit: Open) -> None:
     for text in ("w" * 500, "two words"):
         await ann.say(text)
         await expect(ann.state(text)).to_have_text("sent")
-    await chat.say("r" * 50, "W" * 500, "--name", "N" * 30)
-    await expect(ann.message("W" * 500)).to_be_visible()
+    for text in ("W" * 500, newest := "the newest"):
+        await chat.say("r" * 50, text, "--name", "N" * 30)
+        await expect(ann.message(text)).to_be_visible()
     for width, height in PHONES:
         await ann.page.set_viewport_size({"width": width, "height": height})
+        await expect(ann.message(newest)).to_be_in_viewport(ratio=1)
         assert await ann.page.evaluate("document.scrollingElement.scrollWidth") == width
         assert await ann.log.evaluate("log => log.scrollWidth - log.clientWidth") == 0
         for seen in (ann.connection, ann.page.get_by_role("heading", level=2), ann.text_field, ann.send_button):
             await expect(seen).to_be_in_viewport(ratio=1)
         await ann.text_field.tap()
-        await ann.text_field.fill(f"from {width} pixels")
+        await ann.text_field.fill(newest := f"from {width} pixels")
         await ann.send_button.tap()
-        await expect(ann.message(f"from {width} pixels")).to_be_in_viewport(ratio=1)
+        await expect(ann.message(newest)).to_be_in_viewport(ratio=1)
 
 
 async def test_the_keyboard_is_enough(chat: Chat, open_window: Open) -> None:
