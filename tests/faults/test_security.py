@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -34,6 +33,7 @@ from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
 from tests.faults.generated import generated, layers
 from tests.processes.conftest import PATIENCE, ROOT
+from tests.readme import block
 
 MESSAGE = {"type": "x"}
 APSW = "channels_lite.layers.aio.AIOSQLiteChannelLayer"
@@ -188,10 +188,8 @@ def shared_folder() -> Iterator[Path]:
 
 def recipe(folder: Path) -> str:
     """The database that the commands of README's recipe make, here and with a group's number."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.search(r"<!-- group -->\n```sh\n(.*?)```", text, re.DOTALL)
-    assert commands is not None
-    here = commands[1].replace("sudo ", "").replace("/srv/chat", str(folder / "chat")).replace("-g chat", f"-g {GROUP}")
+    commands = block("group").replace("sudo ", "").replace("-g chat", f"-g {GROUP}")
+    here = commands.replace("/srv/chat", str(folder / "chat"))
     subprocess.run(["sh", "-ec", here], check=True)
     return str(folder / "chat" / "channels.sqlite3")
 

@@ -16,12 +16,13 @@ from django.test.utils import setup_test_environment, teardown_test_environment
 from channels_lite import checks, mounts
 from channels_lite.errors import AliasError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
+from tests import readme
+from tests.readme import ROOT, block
 from tests.unit.project import Project
 
 APSW = "channels_lite.layers.aio.AIOSQLiteChannelLayer"
 CORE = "channels_lite.layers.core.SQLiteChannelLayer"
 APPS = ["channels", "channels_lite", "django.contrib.contenttypes"]
-ROOT = Path(__file__).parent.parent.parent
 KEY = "k3y of the test's own, long enough"
 
 Find = Callable[..., list[CheckMessage]]
@@ -447,21 +448,17 @@ def test_keys_that_read_each_other(check: Find) -> None:
 def test_the_table_in_readme() -> None:
     """README has a row for each id in the source, and no other."""
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("src/channels_lite/**/*.py"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `channels_lite\.([EW]\d+)` \| .+ \| .+ \|$", readme, re.MULTILINE)
+    rows = re.findall(r"^\| `channels_lite\.([EW]\d+)` \| .+ \| .+ \|$", readme.text(), re.MULTILINE)
     assert sorted(rows) == sorted(set(re.findall(r'id="channels_lite\.([EW]\d+)"', source)))
-    assert set(re.findall(r"[^\w][EW]\d{3}\b", readme)) <= {f".{number}" for number in rows}
+    assert set(re.findall(r"[^\w][EW]\d{3}\b", readme.text())) <= {f".{number}" for number in rows}
 
 
 @pytest.mark.parametrize("backend", [APSW, CORE])
 def test_the_settings_in_readme(tmp_path: Path, backend: str) -> None:
     """The settings that README tells to begin with are in order, with both layers and where DEBUG is off."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n((?:CHANNEL_LAYERS|DATABASES) = .*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
     project = Project(tmp_path, INSTALLED_APPS=["channels", "channels_lite"], DEBUG=False)
     begun = f"from pathlib import Path\nBASE_DIR = Path({str(tmp_path)!r})\n"
-    append(tmp_path, begun + "".join(blocks).replace(APSW, backend))
+    append(tmp_path, begun + block("databases") + block("settings").replace(APSW, backend))
     assert "no issues" in project.manage("check", "--fail-level", "DEBUG")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.readme import ROOT, block
+
 PROJECT = ROOT / "tests" / "project"
 PATIENCE = 120.0  # seconds until a run that hangs fails its test
 
@@ -92,20 +93,22 @@ def test_what_a_test_case_forbids_is_not_opened(tmp_path: Path) -> None:
 
 
 def recipe(folder: Path, name: str) -> Path:
-    """A module in the folder with the code of README that is marked with this name."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(rf"<!-- recipe: {name} -->\n```python\n(.*?)```\n", text, re.DOTALL)
-    module = folder / f"recipe_{name}.py"
-    module.write_text(code, encoding="utf-8")
+    """A module in the folder with the block of README that has this name."""
+    module = folder / f"recipe_{name.removeprefix('recipe: ')}.py"
+    module.write_text(block(name), encoding="utf-8")
     return module
 
 
 @pytest.mark.parametrize("setting", ["core default memory not-installed", "aio default memory installed"])
 def test_recipes(tmp_path: Path, setting: str) -> None:
     """README's recipes for consumers, pytest-django, management commands and Celery tasks work as they stand there."""
-    recipes = [str(recipe(tmp_path, name)) for name in ("consumer", "pytest", "senders")]
+    modules = (
+        recipe(tmp_path, "recipe: consumer"),
+        recipe(tmp_path, "recipe: pytest"),
+        recipe(tmp_path, "recipe: senders"),
+    )
     options = ("-c", "pytest.ini", "--rootdir", str(tmp_path), "-p", "no:cacheprovider")
-    printed = run(tmp_path, setting, "-m", "pytest", *options, *recipes)
+    printed = run(tmp_path, setting, "-m", "pytest", *options, *map(str, modules))
     assert "4 passed" in printed, printed
 
 
@@ -114,7 +117,7 @@ def test_recipes(tmp_path: Path, setting: str) -> None:
 def test_recipe_for_a_live_server(tmp_path: Path, layer: str, start: str) -> None:
     """So does the one for a live server, in whichever way its process is started."""
     need_method(start)
-    module = recipe(tmp_path, "live").stem
+    module = recipe(tmp_path, "recipe: live").stem
     printed = run(tmp_path, f"{layer} default file not-installed", "manage.py", "test", module, start=start)
     assert _numbers(printed) == (1, 0)
 
