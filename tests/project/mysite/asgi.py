@@ -16,6 +16,7 @@ application = ProtocolTypeRouter(
                 path("sync/", consumers.Room.as_asgi()),
                 path("async/", consumers.AsyncRoom.as_asgi()),
                 path("room/", consumers.AsyncRoom.as_asgi()),  # in README's recipes
+                path("served/", consumers.Served.as_asgi()),
             ]
         ),
     }

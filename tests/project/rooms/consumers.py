@@ -1,5 +1,6 @@
 """Sockets in the room: what is told to the room goes to the browser, and what the browser says to the room."""
 
+import os
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -28,3 +29,11 @@ class AsyncRoom(AsyncWebsocketConsumer):
 
     async def told(self, event: dict[str, Any]) -> None:
         await self.send(event["text"])
+
+
+class Served(AsyncRoom):
+    """One that says first which process it is in."""
+
+    async def connect(self) -> None:
+        await self.accept()
+        await self.send(str(os.getpid()))
