@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 import channels_lite
 from channels_lite import schema
+from tests.processes.chat import free_port
+from tests.readme import block, read, running, shell
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 300.0  # seconds until a build or an install that hangs fails its test
@@ -205,3 +208,29 @@ def test_top_level_is_tidy() -> None:
     names = {name.partition("/")[0] for name in listed()}
     assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
     assert {"pyproject.toml", "src", "sql", "README.md", "LICENSE", "CHANGELOG.md"} <= names
+
+
+# The commands of README that install it.
+
+
+@pytest.mark.parametrize("name", ["install", "stats"])
+def test_readme_installs_it(name: str, built: Built, tmp_path: Path) -> None:
+    """The first line of both blocks takes the package, here from the wheel, without the network."""
+    commands = {"install": block("install"), "stats": block("stats")}
+    pip = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    place = {"PIP_FIND_LINKS": str(built.wheel.parent), "PIP_TARGET": str(tmp_path)}
+    shell(commands[name].splitlines()[0], tmp_path, **pip, **place)
+    assert (tmp_path / "channels_lite" / "sql" / f"{NAMES[0]}.sql").exists()
+
+
+def test_readme_starts_the_chat(checkout: Path, tmp_path: Path) -> None:
+    """The one command makes an environment, installs the checkout and starts the chat, which answers."""
+    copy, port = tmp_path / "checkout", free_port()
+    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("dist"))
+    pip = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1"}
+    here = {"PYTHONPATH": sysconfig.get_path("purelib"), "CHAT_DATA": str(tmp_path / "data"), **pip}
+    with running(f"{block('chat').strip()} --port {port}", copy, **here) as chat:
+        read(chat, lambda printed: f"http://127.0.0.1:{port}/" in printed)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as page:
+            assert page.status == 200
+    assert (tmp_path / "data" / "db-channels.sqlite3").exists()
