@@ -228,7 +228,8 @@ def test_readme_starts_the_chat(checkout: Path, tmp_path: Path) -> None:
     copy, port = tmp_path / "checkout", free_port()
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("dist"))
     pip = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1"}
-    here = {"PYTHONPATH": sysconfig.get_path("purelib"), "CHAT_DATA": str(tmp_path / "data"), **pip}
+    dependencies = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    here = {"PYTHONPATH": dependencies, "CHAT_DATA": str(tmp_path / "data"), **pip}
     with running(f"{block('chat').strip()} --port {port}", copy, **here) as chat:
         read(chat, lambda printed: f"http://127.0.0.1:{port}/" in printed)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as page:
