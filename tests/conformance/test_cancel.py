@@ -38,7 +38,7 @@ async def test_a_cancelled_receive_loses_nothing(layer, specific, steps):
         assert await is_empty(layer, channel)
 
 
-@pytest.mark.deviation("redis", "channels_redis loses what arrives while a receive() is cancelled")
+@pytest.mark.deviation("redis", "cancelling a receive(): what is arriving is lost")
 @pytest.mark.parametrize("specific", [False, True])
 async def test_a_wake_spent_on_a_cancelled_receiver_goes_to_the_next(layer, specific):
     """Of two waiting receivers the first is cancelled after it was woken: the second gets the message."""
@@ -70,7 +70,7 @@ async def test_order_survives_cancelling(layer, specific):
     assert [(await soon(layer.receive(channel)))["number"] for _ in range(start, 3)] == list(range(start, 3))
 
 
-@pytest.mark.deviation("redis", "channels_redis loses what arrives while a receive() is cancelled")
+@pytest.mark.deviation("redis", "cancelling a receive(): what is arriving is lost")
 @pytest.mark.parametrize("specific", [False, True])
 async def test_time_outs_in_a_loop(layer, specific):
     """A receiver that gives up again and again, while messages come, gets each of them once and in order."""
@@ -107,7 +107,7 @@ async def test_cancelling_one_receiver_leaves_the_others(layer):
     await asyncio.gather(*tasks[::2], return_exceptions=True)
 
 
-@pytest.mark.deviation("redis", "sends at the same time have a connection each, and no order")
+@pytest.mark.deviation("redis", "several send at once in one process: each has a connection")
 @pytest.mark.parametrize("steps", range(5))
 async def test_cancelling_one_sender_leaves_the_others(layer, steps):
     """Of senders at the same time one is cancelled, at each of its steps: the others' messages are there, in order."""

@@ -101,7 +101,7 @@ async def test_group_send_skips_full_channels(make, specific):
     assert await is_empty(layer, full)
 
 
-@pytest.mark.deviation("redis", "channels_redis tells the log that it skipped, and nobody how many")
+@pytest.mark.deviation("redis", "a group's message for a full channel: it is not counted")
 @pytest.mark.deviation("memory", "it drops them without a word")
 async def test_skipped_messages_are_counted_and_warned_about(make, caplog):
     """What a full channel missed is counted, and one warning names the channel however often it happens."""
@@ -119,7 +119,7 @@ async def test_skipped_messages_are_counted_and_warned_about(make, caplog):
     ]
 
 
-@pytest.mark.deviation("redis", "what a process has taken from Redis does not count")
+@pytest.mark.deviation("redis", "capacity: what a process has taken from Redis does not count")
 @pytest.mark.deviation("memory", "it counts each channel by itself")
 async def test_what_waits_in_the_process_counts_against_capacity(make):
     """Messages that were claimed for a slow receiver still count: its sender in this process is refused."""
@@ -135,7 +135,7 @@ async def test_what_waits_in_the_process_counts_against_capacity(make):
     assert [(await soon(layer.receive(slow)))["number"] for _ in range(3)] == [0, 1, 2]
 
 
-@pytest.mark.deviation("redis", "sends at the same time have a connection each, and no order")
+@pytest.mark.deviation("redis", "several send at once in one process: each has a connection")
 async def test_many_send_at_once_and_some_to_a_full_channel(make):
     """Of senders at the same time only those to the full channel fail; the others' messages are there, in order."""
     layer = make(capacity=4)

@@ -226,7 +226,7 @@ async def test_flush_leaves_waiting_receivers_waiting(layer):
     assert (await soon(task))["type"] == "after"
 
 
-@pytest.mark.deviation("redis", "sends at the same time have a connection each, and no order")
+@pytest.mark.deviation("redis", "several send at once in one process: each has a connection")
 @pytest.mark.parametrize("specific", [False, True])
 async def test_tasks_that_send_at_once(layer, specific):
     """Messages that several tasks send at the same time arrive in the order in which the tasks began."""

@@ -57,7 +57,7 @@ async def test_order_is_that_of_sending_not_of_expiry(make):
     assert [(await soon(layer.receive("jobs")))["number"] for _ in range(5)] == list(range(5))
 
 
-@pytest.mark.deviation("redis", "they do until a whole number of seconds has passed, and in the process")
+@pytest.mark.deviation("redis", "times: expired messages count until the second is over")
 @pytest.mark.deviation("memory", "it cleans only the channels' oldest messages, and only in receive() and group_send()")
 @pytest.mark.parametrize("specific", [False, True])
 async def test_expired_messages_do_not_count_against_capacity(make, specific):
@@ -94,7 +94,7 @@ async def trimmed(layer):
         await layer.clean_expired()
 
 
-@pytest.mark.deviation("redis", "memberships end by their own expiry")
+@pytest.mark.deviation("redis", "a message that expires unread: memberships end by their own expiry")
 @pytest.mark.parametrize("prefixes", [("one", "other"), ("same", "same"), (None, "other")])
 async def test_an_unread_expired_message_ends_the_memberships(make, prefixes):
     """A channel on which a message expired unread leaves its groups, its siblings with the same prefix do not."""
@@ -124,7 +124,7 @@ async def test_a_membership_outlives_messages_that_were_read(make):
     assert await soon(layer.receive(channel)) == {"type": "x"}
 
 
-@pytest.mark.deviation("redis", "memberships end by their own expiry")
+@pytest.mark.deviation("redis", "a message that expires unread: memberships end by their own expiry")
 @pytest.mark.deviation("memory", "it parks nothing")
 async def test_a_parked_message_expires_too(make):
     """A message that was claimed for a receiver who does not come expires in its mailbox, and ends the membership."""

@@ -48,7 +48,7 @@ async def test_threads_send_to_a_waiting_loop(layer):
         assert own == sorted(own)
 
 
-@pytest.mark.deviation("redis", "process-specific channels are received in one loop at a time")
+@pytest.mark.deviation("redis", "event loops: process-specific channels are received in one at a time")
 @pytest.mark.deviation("memory", "an asyncio.Queue belongs to the first loop that waits on it")
 @pytest.mark.parametrize("specific", [False, True])
 async def test_two_loops_receive_at_once(layer, specific):
@@ -78,7 +78,7 @@ async def test_two_loops_receive_at_once(layer, specific):
     assert sorted(received) == list(range(100))
 
 
-@pytest.mark.deviation("redis", "process-specific channels are received in one loop at a time")
+@pytest.mark.deviation("redis", "event loops: process-specific channels are received in one at a time")
 @pytest.mark.deviation("memory", "an asyncio.Queue belongs to the first loop that waits on it")
 async def test_a_loop_that_was_closed_is_forgotten(layer):
     """A receiver whose loop was closed under it neither takes a message nor keeps one from the others."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from tests.conformance.conftest import is_empty, soon, waiting
 from tests.conformance.test_sync import apart
 from tests.patience import PATIENCE
 from tests.processes.chat import Chat, end
+from tests.readme import block, text
 from tests.redis_server import Redis
 from tests.unit.project import Project
 
@@ -59,6 +61,33 @@ async def make(redis: Redis) -> AsyncIterator[Make]:
 
 
 # Options.
+
+
+async def test_moving_there_and_back(redis: Redis, path: str) -> None:
+    """The settings in README work on Redis, and with the other BACKEND on SQLite, as they are."""
+    names: dict[str, Any] = {}
+    exec(block("redis"), names)
+    layers = names["CHANNEL_LAYERS"]
+    layers["default"]["CONFIG"]["hosts"] = [redis.tcp]  # README's port is anybody's
+    for backend in (REDIS, APSW, REDIS):
+        layers["default"]["BACKEND"] = backend
+        with override_settings(CHANNEL_LAYERS=layers):
+            layer = get_layer()
+            assert f"{type(layer).__module__}.{type(layer).__name__}" == backend
+            assert layer.options.capacity == 500
+            await layer.send("jobs", {"type": "x"})
+            assert await soon(layer.receive("jobs")) == {"type": "x"}
+            await layer.close()
+
+
+def test_what_differs_is_in_readme() -> None:
+    """Each test that the layer on Redis is excused from names the row of README's table that says why."""
+    section = text().partition("## The day one machine is not enough")[2].partition("\n## ")[0].replace("`", "")
+    rows = {line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")}
+    files = Path(__file__).parent.glob("test_*.py")
+    excused = {how for file in files for how in re.findall(r'deviation\("redis", "([^:]+): ', file.read_text())}
+    assert len(excused) > 5
+    assert excused <= rows
 
 
 async def test_options_for_sqlite(make: Make, caplog: pytest.LogCaptureFixture) -> None:

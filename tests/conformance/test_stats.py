@@ -25,7 +25,7 @@ def sizes(path: str) -> tuple[int, int]:
     return os.stat(path).st_size, os.stat(wal).st_size if os.path.exists(wal) else 0
 
 
-@pytest.mark.deviation("redis", "it has neither file nor schema: see test_redis.py")
+@pytest.mark.deviation("redis", "stats(): it has neither file nor schema, see test_redis.py")
 async def test_of_a_new_database(layer, path):
     """Where nothing has happened, nothing waits; the schema, the files and the process are there."""
     await layer.group_count("room")
@@ -65,7 +65,7 @@ async def test_what_waits(layer):
     assert (await layer.stats()).pending == {}
 
 
-@pytest.mark.deviation("redis", "what a group's message skips is not counted")
+@pytest.mark.deviation("redis", "a group's message for a full channel: it is not counted")
 async def test_what_was_counted(make):
     """Messages that were sent, received and dropped; a group's is sent once, and what was refused is not sent."""
     layer = make(capacity=1)
@@ -96,7 +96,7 @@ async def test_what_cannot_be_decoded(make):
     assert stats.decode_failures == stats.dropped["undecodable"] == 1
 
 
-@pytest.mark.deviation("redis", "it always says redis: see test_redis.py")
+@pytest.mark.deviation("redis", "stats(): it always hears by redis, see test_redis.py")
 async def test_how_it_listens(layer, kind):
     """While somebody waits, the stats say by what; the process's own numbers are its layer's."""
     task = await waiting(layer, await layer.new_channel())
@@ -106,7 +106,7 @@ async def test_how_it_listens(layer, kind):
     task.cancel()
 
 
-@pytest.mark.deviation("redis", "it does not know of other processes: see test_redis.py")
+@pytest.mark.deviation("redis", "stats(): it knows this process alone, see test_redis.py")
 async def test_another_prefix(make):
     """What belongs to layers with other prefixes is left out, messages and processes."""
     layer, other = make(), make(prefix="other")

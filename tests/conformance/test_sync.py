@@ -76,7 +76,7 @@ async def test_groups(make):
         assert await is_empty(layer, channel)
 
 
-@pytest.mark.deviation("redis", "channels_redis needs a loop: each call makes one")
+@pytest.mark.deviation("redis", "layer.sync: channels_redis needs a loop, and each call makes one")
 async def test_no_loop_and_no_thread(make, monkeypatch):
     """Once the layer is open, a call makes neither an event loop nor a thread: all of it happens in the caller's."""
     layer = make()
@@ -126,7 +126,7 @@ async def test_where_a_loop_runs(layer):
     assert await is_empty(layer, "jobs")
 
 
-@pytest.mark.deviation("redis", "what a group's message skips is not counted")
+@pytest.mark.deviation("redis", "a group's message for a full channel: it is not counted")
 async def test_what_it_raises(make):
     """A full channel and bad input are what they are for the coroutines."""
     layer = make(capacity=1)
@@ -150,7 +150,7 @@ async def test_what_it_raises(make):
     assert await soon(layer.receive("jobs")) == {"type": "x"}
 
 
-@pytest.mark.deviation("redis", "it has none")
+@pytest.mark.deviation("redis", "errors: it has no lock")
 async def test_a_lock_is_waited_for(make, kind, path):
     """A call that meets a lock goes on when it is free, and gives up after the deadline, having sent nothing."""
     layer = make()
