@@ -311,6 +311,8 @@ def give(path: str | int, owned: os.stat_result) -> None:
     What root makes gets its owner too, as SQLite does with its files: the servers must be able to use what a command of
     root's has made. ``path`` may be a descriptor.
     """
+    if sys.platform == "win32":  # who may use a file is its folder's matter there
+        return
     there, mode = os.stat(path), owned.st_mode & 0o666
     if stat.S_ISDIR(there.st_mode):
         mode |= mode >> 2 & 0o111 | there.st_mode & stat.S_ISGID

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from channels.exceptions import ChannelFull
 
-from channels_lite import schema
+from channels_lite import inbox, schema
 from tests.conformance.conftest import OURS, soon, under_test, waiting
 from tests.conformance.test_sync import apart
 
@@ -118,6 +118,7 @@ async def test_another_prefix(make):
     assert (await other.stats()).pending == {"jobs": 1}
 
 
+@pytest.mark.skipif(not inbox.is_possible(), reason="there are inboxes on Linux only")
 @pytest.mark.parametrize("interval", [0.1, None])
 @pytest.mark.parametrize("kind", ["aio", "core-wal"], indirect=True)
 async def test_others_see_it(make, interval):

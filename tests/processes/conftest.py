@@ -54,12 +54,16 @@ StartPeer = Callable[..., Awaitable[Peer]]
 
 @pytest.fixture
 async def start(path: str) -> AsyncIterator[StartPeer]:
-    """Start peers on the test's file and wait until they are ready; they end with the test."""
+    """Start peers on the test's file and wait until they are ready; they end with the test.
+
+    ``system``: the one that ``tests.pretend`` is to pretend to them.
+    """
     peers: list[Peer] = []
 
-    async def start_one(*arguments: str) -> Peer:
+    async def start_one(*arguments: str, system: str = "") -> Peer:
+        pretended = ("tests.pretend", system) if system else ()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.processes.peer", path, *arguments),
+            *(sys.executable, "-m", *pretended, "tests.processes.peer", path, *arguments),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -37,6 +37,7 @@ async def main() -> None:
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--no-poll", action="store_true", help="hear by the bell alone")
     parser.add_argument("--no-bell", action="store_true", help="as on a platform without inotify and kqueue")
+    parser.add_argument("--how", action="store_true", help="say on which system one hears by what")
     parser.add_argument("--keep-expired", action="store_true", help="leave it to somebody else to trim")
     parser.add_argument("--large", type=int, default=0, help="make each so many-th message of a flood 100 kB long")
     parser.add_argument("--capacity", type=int, default=100)
@@ -110,6 +111,8 @@ async def hear(layer: Layer, options: argparse.Namespace) -> None:
     receiving = asyncio.ensure_future(layer.receive(options.channel))
     await until(lambda: layer._mailboxes.queues() > 0)
     say("ready")
+    if options.how:
+        say(sys.platform, "inbox" if layer._inbox else "no-inbox", *(watcher.how for watcher in layer._watchers))
     while True:
         say((await receiving)["type"])
         receiving = asyncio.ensure_future(layer.receive(options.channel))

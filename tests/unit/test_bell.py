@@ -14,6 +14,7 @@ import pytest
 
 from channels_lite import bell as module
 from channels_lite.bell import Bell, KqueueListener, Listener, ring_once
+from tests import kqueue
 from tests.patience import PATIENCE
 
 MakeBell = Callable[[], Bell]
@@ -331,64 +332,45 @@ def test_platform_without_bell(database: str, monkeypatch: pytest.MonkeyPatch) -
     bell.close()
 
 
-class Kqueue:
-    """As select.kqueue, with events that the test puts in; readable while it has some."""
-
-    def __init__(self) -> None:
-        self.registered: list[Any] = []
-        self._read, self._write = os.pipe()
-        self._events: list[Any] = []
-
-    def fileno(self) -> int:
-        return self._read
-
-    def control(self, changes: list[Any] | None, most: int, timeout: float) -> list[Any]:
-        assert timeout == 0
-        self.registered += changes or []
-        events, self._events = self._events[:most], self._events[most:]
-        os.read(self._read, len(events)) if events else None
-        return events
-
-    def happen(self, fflags: int) -> None:
-        self._events.append(SimpleNamespace(fflags=fflags))
-        os.write(self._write, b"\0")
-
-    def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
-
-
 @pytest.fixture
 def macos(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A pretended macOS: the constants of its select module, and Kqueue; returns that module."""
-    pretended = SimpleNamespace(
-        kqueue=Kqueue,
-        kevent=lambda ident, filter, flags, fflags: SimpleNamespace(ident=ident, fflags=fflags),  # noqa: A006
-        KQ_FILTER_VNODE=-4,
-        KQ_EV_ADD=1,
-        KQ_EV_CLEAR=32,
-        KQ_NOTE_DELETE=1,
-        KQ_NOTE_WRITE=2,
-        KQ_NOTE_RENAME=32,
-    )
+    """A pretended macOS, whose kqueue is made of inotify; returns its module select."""
+    pretended = SimpleNamespace()
+    kqueue.put_into(pretended)
     monkeypatch.setattr(module, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(module, "select", pretended)
     return pretended
 
 
-async def test_kqueue(macos: SimpleNamespace, bell: Bell, listen: Listen) -> None:
-    """With a kqueue, which is only pretended here, the bell's own file is watched, for writes and for its end."""
+@linux
+async def test_kqueue(macos: SimpleNamespace, make_bell: MakeBell, listen: Listen) -> None:
+    """With a kqueue, which is only pretended here, a bell is heard that another process has opened."""
+    bell, ringing = make_bell(), make_bell()
     ear = listen(bell)
     assert isinstance(ear.listener, KqueueListener)
-    queue: Any = ear.listener._queue
-    (event,) = queue.registered
-    assert os.path.samestat(os.fstat(event.ident), os.stat(bell.path))
-    assert event.fflags == macos.KQ_NOTE_WRITE | macos.KQ_NOTE_DELETE | macos.KQ_NOTE_RENAME
-    for fflags, alive in ((macos.KQ_NOTE_WRITE, True), (macos.KQ_NOTE_DELETE, False), (macos.KQ_NOTE_RENAME, False)):
-        queue.happen(fflags)
-        assert await ear.hears() is alive
+    for _ in range(3):
+        ringing.ring()
+        assert await ear.hears()
+    ring_once(bell.path.removesuffix(module.SUFFIX))
+    assert await ear.hears()
 
 
+@linux
+@pytest.mark.parametrize("end", [os.unlink, lambda path: os.rename(path, f"{path}-old")], ids=["deleted", "renamed"])
+async def test_kqueue_after_its_end(
+    macos: SimpleNamespace, bell: Bell, listen: Listen, end: Callable[[str], None]
+) -> None:
+    """The pretended kqueue says that the file is gone, and the bell that is made anew is heard by a new one."""
+    ear = listen(bell)
+    end(bell.path)
+    assert not await ear.hears()
+    assert bell.renew()
+    new = listen(bell)
+    bell.ring()
+    assert await new.hears()
+
+
+@linux
 def test_kqueue_closed(macos: SimpleNamespace, bell: Bell) -> None:
     """Closing the pretended kqueue and the bell gives back both descriptors of the file."""
     listener = bell.listen()
@@ -399,11 +381,12 @@ def test_kqueue_closed(macos: SimpleNamespace, bell: Bell) -> None:
     assert not open_descriptors(bell.path)
 
 
+@linux
 def test_kqueue_unavailable(macos: SimpleNamespace, bell: Bell) -> None:
     """Without room for a kqueue, simulated here like the kqueue itself, no descriptor is left behind."""
     before = open_descriptors(bell.path)
 
-    def fail() -> Kqueue:
+    def fail() -> None:
         raise OSError(24, "Too many open files")
 
     macos.kqueue = fail
