@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import sysconfig
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -17,10 +18,20 @@ django.setup()
 
 from django.db import connections
 
+import channels_lite
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from tests import redis_server
 from tests.needs import need
 from tests.redis_server import Redis
+
+WHEEL = "CHANNELS_LITE_WHEEL"  # the environment variable that tox sets: what is tested is the wheel, and not src
+
+
+def pytest_configure() -> None:
+    """Run no test on another package than the one that was installed to be tested."""
+    place = Path(channels_lite.__file__)
+    if os.environ.get(WHEEL) and not place.is_relative_to(sysconfig.get_path("purelib")):
+        raise pytest.UsageError(f"{WHEEL} is set, and channels_lite comes from {place.parent}: install the wheel.")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

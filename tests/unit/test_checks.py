@@ -13,6 +13,7 @@ from django.core.checks import CheckMessage, run_checks
 from django.test import override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 
+import channels_lite
 from channels_lite import checks, mounts
 from channels_lite.errors import AliasError
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
@@ -23,6 +24,7 @@ from tests.unit.project import Project
 APSW = "channels_lite.layers.aio.AIOSQLiteChannelLayer"
 CORE = "channels_lite.layers.core.SQLiteChannelLayer"
 APPS = ["channels", "channels_lite", "django.contrib.contenttypes"]
+PACKAGE = Path(channels_lite.__file__).parent
 KEY = "k3y of the test's own, long enough"
 
 Find = Callable[..., list[CheckMessage]]
@@ -447,10 +449,10 @@ def test_keys_that_read_each_other(check: Find) -> None:
 
 def test_the_table_in_readme() -> None:
     """README has a row for each id in the source, and no other."""
-    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("src/channels_lite/**/*.py"))
-    rows = re.findall(r"^\| `channels_lite\.([EW]\d+)` \| .+ \| .+ \|$", readme.text(), re.MULTILINE)
-    assert sorted(rows) == sorted(set(re.findall(r'id="channels_lite\.([EW]\d+)"', source)))
-    assert set(re.findall(r"[^\w][EW]\d{3}\b", readme.text())) <= {f".{number}" for number in rows}
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    rows = re.findall(r"^\| `channels_lite\.([EWI]\d+)` \| .+ \| .+ \|$", readme.text(), re.MULTILINE)
+    assert sorted(rows) == sorted(set(re.findall(r'id="channels_lite\.([EWI]\d+)"', source)))
+    assert set(re.findall(r"[^\w][EWI]\d{3}\b", readme.text())) <= {f".{number}" for number in rows}
 
 
 @pytest.mark.parametrize("backend", [APSW, CORE])
