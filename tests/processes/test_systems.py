@@ -39,7 +39,7 @@ def test_every_module_can_be_imported(system, monkeypatch):
 @pytest.mark.parametrize("layer", [(), ("--core",)], ids=["aio", "core"])
 @pytest.mark.parametrize("system", SYSTEMS)
 async def test_two_processes_exchange_messages(start, system, layer):
-    """On the pretended system, processes reach each other's channels and groups, without inboxes and heard in its way."""
+    """On the pretended system, they reach each other's channels and groups without inboxes, and hear in its way."""
     poll = ("--no-poll",) if system == "macos" else ()  # there, by the kqueue alone
     waiting = await start("hear", "--channel", "jobs", "--how", *poll, *layer, system=system)
     assert await waiting.line() == SYSTEMS[system]

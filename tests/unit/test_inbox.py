@@ -1,7 +1,6 @@
 """The inbox of a layer and the ways into it, in one process: what may be sent, what is found, what is left behind."""
 
 import errno
-import fcntl
 import os
 import shutil
 import socket
@@ -22,6 +21,7 @@ from channels_lite.inbox import Inbox
 from channels_lite.outbox import Outboxes
 from channels_lite.page import ANY, PLACES, SOCKET, connect, folder_of, give, open_page, path_of
 
+fcntl = pytest.importorskip("fcntl", reason="there are inboxes on Linux only")
 pytestmark = pytest.mark.skipif(not module.is_possible(), reason="there are inboxes on Linux only")
 
 OWNER = "0123456789abcdef0123456789abcdef"

@@ -1,5 +1,6 @@
 """What is installed: the wheel, the sdist and an editable install bring the SQL files and a command that works."""
 
+import itertools
 import os
 import re
 import shutil
@@ -11,14 +12,21 @@ import urllib.request
 import venv
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 import channels_lite
 from channels_lite import schema
+from tests.conftest import WHEEL
 from tests.processes.chat import free_port
 from tests.readme import block, read, running, shell
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 300.0  # seconds until a build or an install that hangs fails its test
@@ -50,6 +58,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
     return copy
+
+
+@pytest.fixture
+def project() -> dict[str, Any]:
+    """What pyproject.toml says."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def files(folder: Path) -> list[Path]:
@@ -170,24 +184,103 @@ def test_editable_install_follows_the_checkout(editable: Installed, tmp_path: Pa
         new.unlink()
 
 
+PYTHON = "Programming Language :: Python"  # a family of classifiers
+INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+
+
 def test_wheel_has_everything(built: Built, checkout: Path) -> None:
-    """The wheel holds the modules, the mark of being typed and the SQL files, and nothing beside the package."""
+    """The wheel holds the modules, the mark of being typed and the SQL files once, and nothing beside the package."""
     source = checkout / "src"
-    expected = {str(file.relative_to(source)): file for file in files(source)}
+    expected = {file.relative_to(source).as_posix(): file for file in files(source)}
     expected |= {f"channels_lite/sql/{file.name}": file for file in files(checkout / "sql")}
     with zipfile.ZipFile(built.wheel) as wheel:
-        held = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
+        names = wheel.namelist()
+        held = {name: wheel.read(name) for name in names if ".dist-info/" not in name}
     assert held == {name: file.read_bytes() for name, file in expected.items()}
     assert "channels_lite/py.typed" in held
+    assert len(names) == len(set(names))
+    info = f"channels_lite-{channels_lite.__version__}.dist-info"
+    assert set(names) - set(held) == {f"{info}/{name}" for name in INFO}
 
 
 def test_sdist_has_everything(built: Built, checkout: Path) -> None:
-    """The sdist holds the SQL files, the sources, the tests and the texts."""
+    """The sdist holds what git knows of, tests and examples included, and beside it the metadata only."""
     with tarfile.open(built.sdist) as sdist:
-        held = {name.partition("/")[2] for name in sdist.getnames()}
-    expected = [file for top in ("sql", "src", "tests") for file in files(checkout / top)]
-    assert {str(file.relative_to(checkout)) for file in expected} <= held
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= held
+        held = [member.name.partition("/")[2] for member in sdist.getmembers() if member.isfile()]
+    known = [name for name in listed("--cached", "--others", "--exclude-standard") if (checkout / name).is_file()]
+    assert sorted(held) == sorted([*known, "PKG-INFO"])
+
+
+def test_twine_has_nothing_to_say(built: Built, tmp_path: Path) -> None:
+    """The package index would take both files, and show README."""
+    printed = run(sys.executable, "-m", "twine", "check", "--strict", *built, cwd=tmp_path)
+    assert printed.count("PASSED") == 2, printed
+
+
+def test_version_is_that_of_the_changelog(checkout: Path) -> None:
+    """The newest heading of CHANGELOG is the package's version, and either unreleased or dated."""
+    (heading, *_) = re.findall(r"^## (.+)$", (checkout / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    version = re.escape(channels_lite.__version__)
+    assert re.fullmatch(rf"{version} \((unreleased|\d{{4}}-\d\d-\d\d)\)", heading), heading
+
+
+def claimed(project: dict[str, Any], family: str) -> list[str]:
+    """The releases of Python or of Django in the classifiers."""
+    found = [re.fullmatch(rf"{family} :: (\d+\.\d+)", line) for line in project["project"]["classifiers"]]
+    return [match[1] for match in found if match]
+
+
+def tox_environments(project: dict[str, Any]) -> list[str]:
+    """The names that tox makes of env_list."""
+    names = []
+    for entry in project["tool"]["tox"]["env_list"]:
+        names += [entry] if isinstance(entry, str) else map("-".join, itertools.product(*entry["product"]))
+    return names
+
+
+def test_classifiers_are_what_is_tested(project: dict[str, Any]) -> None:
+    """The Pythons and Djangos that the classifiers claim are those of tox's environments and of the requirements."""
+    pythons, djangos = (
+        claimed(project, family) for family in ("Programming Language :: Python", "Framework :: Django")
+    )
+    assert project["project"]["requires-python"] == f">={pythons[0]}"
+    assert f"django>={djangos[0]}" in project["project"]["dependencies"]
+    tested = [re.match(r"py3(\d+)-django(\d)(\d)", name) for name in tox_environments(project)]
+    pairs = {(f"3.{match[1]}", f"{match[2]}.{match[3]}") for match in tested if match}
+    assert len(tested) > len(pairs) > 0  # one is tested twice, with the lowest dependencies
+    assert {python for python, _ in pairs} == set(pythons)
+    assert {django for _, django in pairs} == set(djangos)
+    assert (pythons[0], djangos[0]) in pairs
+    assert (pythons[-1], djangos[-1]) in pairs
+
+
+def test_every_requirement_has_a_minimum(project: dict[str, Any]) -> None:
+    """What is required says from which release on, so that the lowest one can be tested."""
+    table = project["project"]
+    lines = [*table["dependencies"], *itertools.chain(*table["optional-dependencies"].values())]
+    without = {line for line in lines if not line.startswith("channels-lite[") and ">=" not in line.partition(";")[0]}
+    assert without == {"tox-uv"}  # which [tool.tox] requires
+    assert any(line.startswith("tox-uv>=") for line in project["tool"]["tox"]["requires"])
+
+
+def test_the_package_under_test(tmp_path: Path) -> None:
+    """Processes that tests start have the same package as the tests, from the checkout and from elsewhere."""
+    place = [sys.executable, "-c", "import channels_lite; print(channels_lite.__file__)"]
+    for folder in (ROOT, ROOT / "examples" / "chat", tmp_path):
+        assert Path(run(*place, cwd=folder).strip()).samefile(channels_lite.__file__)
+    if os.environ.get(WHEEL):
+        assert not Path(channels_lite.__file__).is_relative_to(ROOT / "src")
+        assert schema.folder() != str(ROOT / "sql")
+
+
+def test_the_workflow_runs_ci(project: dict[str, Any]) -> None:
+    """The workflow on GitHub runs .ci/run for each push and pull request, with every Python that is claimed."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert workflow[True] == ["push", "pull_request"]  # YAML reads "on" so
+    steps = workflow["jobs"]["linux"]["steps"]
+    assert any(step.get("run", "").endswith(" .ci/run") for step in steps)
+    (pythons,) = [step["with"]["python-version"] for step in steps if "setup-python" in step.get("uses", "")]
+    assert set(pythons.split()) == set(claimed(project, PYTHON))
 
 
 def test_version_has_one_place(built: Built, checkout: Path, from_wheel: Installed, tmp_path: Path) -> None:
