@@ -29,6 +29,7 @@ from channels_lite.errors import DatabaseBusy, LayerClosed, Locked
 from channels_lite.keeper import Keeper
 from channels_lite.layers.core import Request, SQLiteChannelLayer
 from channels_lite.statements import executor
+from tests.conformance.test_sync import apart
 from tests.ear import Ear
 from tests.patience import PATIENCE, until
 
@@ -1195,6 +1196,6 @@ async def test_a_group_with_one_who_waits_and_one_who_does_not(layer, make):
         await layer.group_add("room", channel)
     task = asyncio.ensure_future(layer.receive(waits))
     await asyncio.sleep(0)
-    await asyncio.to_thread(async_to_sync(layer.group_send), "room", {"type": "x"})
+    await apart(async_to_sync(layer.group_send), "room", {"type": "x"})
     assert await asyncio.wait_for(task, PATIENCE) == {"type": "x"}
     assert await asyncio.wait_for(layer.receive(does_not), PATIENCE) == {"type": "x"}
