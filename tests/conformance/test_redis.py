@@ -163,7 +163,7 @@ def test_without_channels_redis() -> None:
 async def test_other_keys_are_left_alone(make: Make, redis: Redis) -> None:
     """flush() removes what belongs to the prefix, though it may look like a pattern, and no other keys."""
     await asyncio.to_thread(redis.ask, "SET mine 1")
-    prefixes = ["", "*", "a", "ab", "a:", "a[b]", "?"]
+    prefixes = ["", "*", "a", "ab", "a:", "a[b]", "?", "group", ":group:"]
     layers = [make(prefix=prefix) for prefix in prefixes]
     for number, layer in enumerate(layers):
         await layer.send("jobs", {"type": "x", "number": number})
@@ -182,7 +182,7 @@ async def test_encryption(make: Make) -> None:
     layer = make(symmetric_encryption_keys=[KEY])
     for number in range(2):
         await layer.send("jobs", {"type": "x", "text": f"a secret {number}"})
-    (key,) = [key async for _, key in layer._keys()]
+    (key,) = [key async for _, key, _ in layer._keys()]
     held = b"".join(await layer.connection(0).zrange(key, 0, -1))
     assert b"payload" in held
     assert b"secret" not in held
@@ -232,6 +232,25 @@ async def test_stats(make: Make) -> None:
     stats = await layer.stats()
     assert stats.pending == {one: 2, "jobs": 1}
     assert (stats.received, stats.processes[0].parked) == (1, 2)
+
+
+async def test_several_servers(make: Make, redis: Redis) -> None:
+    """With several hosts, messages, groups, what is told of them and flush() go over all."""
+    layer = make(hosts=[redis.tcp, f"{redis.tcp}/1"])
+    own = await layer.new_channel()
+    for group in ("a", "b", "c", "d"):
+        await layer.group_add(group, own)
+        await layer.group_send(group, {"type": group})
+        await layer.send("jobs", {"type": group})
+    stats = await layer.stats()
+    assert stats.pending == {own: 4, "jobs": 4}
+    assert await layer.groups(own) == sorted(stats.groups) == ["a", "b", "c", "d"]
+    assert [(await soon(layer.receive(own)))["type"] for _ in range(4)] == ["a", "b", "c", "d"]
+    assert {(await soon(layer.receive("jobs")))["type"] for _ in range(4)} == {"a", "b", "c", "d"}
+    await layer.send("jobs", {"type": "x"})
+    await layer.flush()
+    assert await asyncio.to_thread(redis.ask, "DBSIZE") == ":0"
+    assert (await layer.stats()).pending == {}
 
 
 async def test_clean_expired(make: Make) -> None:

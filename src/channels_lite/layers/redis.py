@@ -226,11 +226,13 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
     async def groups(self, channel: str) -> list[str]:
         """The groups that a channel is in now, in the order of their names. Asks for each group that there is."""
         channel = self._channel_name(channel)
-        found = set()
-        async for connection, key in self._keys(GROUP):
+        found = []
+        async for connection, key, group in self._keys():
+            if group is None:
+                continue
             joined = await connection.zscore(key, channel)
             if joined is not None and joined > time.time() - self.options.group_expiry:
-                found.add(self._group_of(key))
+                found.append(group)
         return sorted(found)
 
     def _group(self, group: str) -> tuple[bytes, Any]:
@@ -242,18 +244,17 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         """Who joined at this moment or before is no member any more; as a bound that excludes it."""
         return f"({time.time() - self.options.group_expiry}"
 
-    def _group_of(self, key: str) -> str:
-        """The name of the group with this key."""
-        return key.removeprefix(self.prefix + GROUP)
-
-    async def _keys(self, kind: str = "") -> AsyncIterator[tuple[Any, str]]:
-        """Every key of this layer, or those of groups alone, with a connection to the server that has it."""
+    async def _keys(self) -> AsyncIterator[tuple[Any, str, str | None]]:
+        """Every key of this layer with a connection to the server that has it, and the group whose key it is."""
+        head = self.prefix + GROUP
         for index in range(self.ring_size):
             connection = self.connection(index)
-            async for key in connection.scan_iter(match=f"{self.prefix}{kind}*", count=1_000, _type="zset"):
-                yield connection, key.decode()
+            scan = connection.scan_iter(match=f"{self.prefix}*", count=1_000, _type="zset")
+            for key in {key.decode() async for key in scan}:  # a scan may tell of a key twice
+                yield connection, key, key.removeprefix(head) if key.startswith(head) else None
 
     # Extensions and upkeep.
+
     async def stats(self) -> Stats:
         """What waits in Redis and in this process, and this process's counts. It reads all that waits.
 
@@ -262,10 +263,11 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         """
         buffered = {channel: buffer.qsize() for channel, buffer in self.receive_buffer.items()}
         pending, groups, oldest, size = Counter(buffered), {}, math.inf, 0
-        async for connection, key in self._keys():
+        async for connection, key, group in self._keys():
             size += await connection.memory_usage(key) or 0
-            if GROUP in key:
-                groups[self._group_of(key)] = await connection.zcount(key, self._since(), "+inf")
+            if group is not None:
+                groups[group] = await connection.zcount(key, self._since(), "+inf")
+                continue
             for envelope in await self._waiting(connection, key):
                 pending.update(_channels(envelope, key.removeprefix(self.prefix)))
                 oldest = min(oldest, envelope[SENT])
@@ -291,7 +293,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
     async def _waiting(self, connection: Any, key: str) -> list[dict[str, Any]]:
         """The live envelopes of a channel's key."""
-        if GROUP in key or key.endswith(INFLIGHT):
+        if key.endswith(INFLIGHT):
             return []
         envelopes = [self._parsed(member) for member in await connection.zrange(key, 0, -1)]
         return [envelope for envelope in envelopes if envelope[EXPIRES] > clock.now()]
@@ -302,7 +304,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         Receivers that wait go on waiting, for which channels_redis would close their connections.
         """
         await self.wait_received()
-        async for connection, key in self._keys():
+        async for connection, key, _ in self._keys():
             await connection.delete(key)
         for buffer in self.receive_buffer.values():
             while not buffer.empty():
@@ -310,11 +312,15 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
     async def clean_expired(self) -> tuple[int, int]:
         """Remove what has expired: how many messages and memberships there were. Redis does it by itself, later."""
-        removed = [0, 0]
-        async for connection, key in self._keys():
-            expiry = self.options.group_expiry if GROUP in key else self.options.expiry
-            removed[GROUP in key] += await connection.zremrangebyscore(key, "-inf", time.time() - expiry)
-        return removed[0], removed[1]
+        messages = memberships = 0
+        async for connection, key, group in self._keys():
+            expiry = self.options.expiry if group is None else self.options.group_expiry
+            removed = await connection.zremrangebyscore(key, "-inf", time.time() - expiry)
+            if group is None:
+                messages += removed
+            else:
+                memberships += removed
+        return messages, memberships
 
     async def close(self) -> None:
         """Close the connections of all loops; a waiting receive() ends with LayerClosed.
