@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import math
 import os
+import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -28,7 +29,6 @@ from channels_lite.layers.sync import refuse_loop
 from channels_lite.stats import Stats
 
 try:
-    import redis
     from channels_redis.core import RedisChannelLayer as Carrier
     from channels_redis.utils import decode_hosts
 except ImportError as error:
@@ -82,7 +82,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         self.drops = Drops()
         self._tally = Tally()
         self._has_warned = False
-        self._closings = 0
+        self._waiting: set[asyncio.Task[Any]] = set()  # in receive()
         _layers.add(self)
 
     def __str__(self) -> str:  # channels_redis shows the hosts, which may have passwords
@@ -134,20 +134,32 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         queue = self.non_local_name(channel)
         if queue != channel and not queue.endswith(f".{self.client_prefix}!"):
             raise foreign(channel)
-        closings, message = self._closings, None
-        while message is None:
-            try:
+        message = None
+        with self._until_closed():
+            while message is None:
                 message = self._opened(channel, await Carrier.receive(self, channel))
-            except redis.ConnectionError:
-                if self._closings != closings:
-                    raise LayerClosed(WAITING) from None
-                raise
         # If the loop ended before Redis knew that it was received, Redis would give it out again. Who is cancelled
         # here has received it all the same.
         with contextlib.suppress(asyncio.CancelledError):
             await self.wait_received()
         self._tally.received += 1
         return message
+
+    @contextlib.contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        """What the running task waits for in here ends with LayerClosed when the layer is closed."""
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # one runs
+        self._waiting.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task in self._waiting:  # close() would have taken it out
+                raise
+            if sys.version_info >= (3, 11):
+                task.uncancel()
+            raise LayerClosed(WAITING) from None
+        finally:
+            self._waiting.discard(task)
 
     async def wait_received(self) -> None:
         """Wait until Redis knows what was received in this loop."""
@@ -268,7 +280,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
             if group is not None:
                 groups[group] = await connection.zcount(key, self._since(), "+inf")
                 continue
-            for envelope in await self._waiting(connection, key):
+            for envelope in await self._live(connection, key):
                 pending.update(_channels(envelope, key.removeprefix(self.prefix)))
                 oldest = min(oldest, envelope[SENT])
         own = stats.count(
@@ -291,7 +303,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
             processes=[own],
         )
 
-    async def _waiting(self, connection: Any, key: str) -> list[dict[str, Any]]:
+    async def _live(self, connection: Any, key: str) -> list[dict[str, Any]]:
         """The live envelopes of a channel's key."""
         if key.endswith(INFLIGHT):
             return []
@@ -327,7 +339,6 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
         May be called more than once; the next use connects again.
         """
-        self._closings += 1
         for loop, connections in list(self._layers.items()):
             if loop is asyncio.get_running_loop():
                 await self._disconnect(connections)
@@ -336,7 +347,12 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         self.drops.report(last=True)
 
     async def _disconnect(self, connections: Any) -> None:
-        """Close what the running loop has open, when nothing that was received has still to be confirmed there."""
+        """Close what the running loop has open, when nothing waits there or has still to be confirmed."""
+        here = asyncio.get_running_loop()
+        for task in list(self._waiting):
+            if task.get_loop() is here:
+                self._waiting.discard(task)
+                task.cancel()
         await self.wait_received()
         await connections.flush()
 
