@@ -95,7 +95,7 @@ def _inboxes() -> set[str]:
 @pytest.fixture(scope="session")
 def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """A Redis server of the tests' own."""
-    need(redis_server.PROGRAM, redis_server.MISSING)
+    need(redis_server.program(), redis_server.MISSING)
     with redis_server.running(str(tmp_path_factory.mktemp("redis"))) as server:
         yield server
 

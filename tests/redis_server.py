@@ -8,16 +8,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-PROGRAM = shutil.which("redis-server")
 MISSING = "There is no redis-server here; install Debian's package redis-server."
 PATIENCE = 10.0  # seconds until it answers
+
+
+def program() -> str | None:
+    """Where it is; None where there is none."""
+    return shutil.which("redis-server")
 
 
 class Redis:
     """A running server, as clients reach it."""
 
-    def __init__(self, port: int, path: str) -> None:
-        self.version = _version()
+    def __init__(self, port: int, path: str, version: str) -> None:
+        self.version = version
         self.port = port
         self.tcp = f"redis://127.0.0.1:{port}"
         self.unix = f"unix://{path}"
@@ -36,12 +40,13 @@ class Redis:
 @contextlib.contextmanager
 def running(folder: str) -> Iterator[Redis]:
     """A server whose files are in this folder, until the block ends. There must be a redis-server."""
-    assert PROGRAM, MISSING
+    executable = program()
+    assert executable, MISSING
     os.makedirs(folder, exist_ok=True)
-    redis = Redis(_free_port(), f"{folder}/redis.sock")
+    redis = Redis(_free_port(), f"{folder}/redis.sock", _version(executable))
     process = subprocess.Popen(
         [
-            *(PROGRAM, "--bind", "127.0.0.1", "--port", str(redis.port), "--unixsocket", f"{folder}/redis.sock"),
+            *(executable, "--bind", "127.0.0.1", "--port", str(redis.port), "--unixsocket", f"{folder}/redis.sock"),
             *("--save", "", "--appendonly", "no", "--dir", folder),
         ],
         stdout=subprocess.DEVNULL,
@@ -54,9 +59,8 @@ def running(folder: str) -> Iterator[Redis]:
         process.wait()
 
 
-def _version() -> str:
-    assert PROGRAM, MISSING
-    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+def _version(executable: str) -> str:
+    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout
     return said.partition("v=")[2].partition(" ")[0]
 
 

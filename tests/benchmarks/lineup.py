@@ -54,7 +54,7 @@ def _add_redis(found: Lineup, stack: contextlib.AsyncExitStack, folder: str) -> 
 
 def _lacking() -> str:
     """What channels_redis needs and is not here; empty where nothing is."""
-    if redis_server.PROGRAM is None:
+    if redis_server.program() is None:
         return redis_server.MISSING
     for package in ("channels_redis", "hiredis"):  # without the latter its peers are slower than they need be
         if importlib.util.find_spec(package) is None:

@@ -81,8 +81,9 @@ async def test_filling_several_channels_of_a_process_at_once(cast):
     """Each takes its capacity and no more, while its process waits on another one and sends to them, too."""
     hoard = {"do": "hoard", "ask": True, "fill": True, "pause": 0.01}
     await cast.start(hoard, hoard, hoard, {"do": "own", "groups": ["all"]}, capacity=CAPACITY)
-    channels = [record.channel for record in cast.records(Event.MADE)][:3]
-    await cast.made(4)
+    await cast.until(lambda: cast.records(Event.JOINED))
+    read = {record.channel for record in cast.records(Event.JOINED)}
+    channels = [channel for channel in await cast.made(4) if channel not in read]
     send = {"do": "send", "channels": channels, "count": 500, "pause": 0.001}
     crowd = await cast.start(send, {**send, "size": 70_000}, crowd=SENDERS, capacity=CAPACITY)
     assert await crowd.line() == "stopped"
