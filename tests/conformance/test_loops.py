@@ -129,19 +129,22 @@ SCRIPT = """
 import asyncio, sys
 from django.conf import settings
 settings.configure()
-from channels_lite.layers.aio import AIOSQLiteChannelLayer
-layer = AIOSQLiteChannelLayer(path=sys.argv[1])
+from {module} import {name} as Layer
+layer = Layer(**{{sys.argv[1]: {value}}})
 async def main():
-    await layer.send("jobs", {"type": "x"})
+    await layer.send("jobs", {{"type": "x"}})
     print((await layer.receive("jobs"))["type"])
 asyncio.run(main())
 """
 
 
-@pytest.mark.deviation("memory", "it has nothing to close")
-async def test_nobody_needs_to_call_close(kind, path):
+@pytest.mark.parametrize("kind", ["aio", "redis"], indirect=True)
+async def test_nobody_needs_to_call_close(make, path):
     """Channels never calls close(): a process ends cleanly without it, and leaves a file without a -wal."""
-    command = [sys.executable, "-W", "error", "-c", SCRIPT, path]
+    layer = make()
+    option, value = ("hosts", [layer.hosts[0]["address"]]) if hasattr(layer, "hosts") else ("path", path)
+    script = SCRIPT.format(module=type(layer).__module__, name=type(layer).__name__, value=repr(value))
+    command = [sys.executable, "-W", "error", "-c", script, option]
     result = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE)
     assert (result.returncode, result.stdout, result.stderr) == (0, "x\n", "")
     assert not Path(f"{path}-wal").exists()
