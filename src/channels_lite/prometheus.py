@@ -48,11 +48,14 @@ class Collector(Base):
 
 
 def _ask(alias: str) -> Stats | None:
+    failures: tuple[type[Exception], ...] = (ChannelsLiteError, InvalidChannelLayerError)
     try:
-        return get_layer(alias).sync.stats()
+        layer = get_layer(alias)
+        failures += layer.failures
+        return layer.sync.stats()
     except LoopRunning:
         raise
-    except (ChannelsLiteError, InvalidChannelLayerError):  # the process's other metrics must not be lost with these
+    except failures:  # the process's other metrics must not be lost with these
         logger.exception("The layer %r cannot be asked for its metrics.", alias)
         return None
 

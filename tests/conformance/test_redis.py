@@ -21,6 +21,7 @@ from channels_lite.errors import ConfigError, LayerClosed, LoopRunning
 from channels_lite.layers import get_layer
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.redis import RedisChannelLayer
+from channels_lite.prometheus import Collector
 from channels_lite.testing import own_layer
 from tests.conformance.conftest import is_empty, soon, waiting
 from tests.conformance.test_sync import apart
@@ -384,6 +385,21 @@ def test_commands(project: Project, redis: Redis) -> None:
     assert "layer 'gone': Redis cannot be asked" in project.manage("channels_stats", code=1)
     cleaned = project.manage("clean_channels")
     assert cleaned.count("nothing to do, Redis removes what has expired by itself") == 2
+
+
+def test_metrics(redis: Redis) -> None:
+    """Prometheus gets the numbers of a layer on Redis, and of one whose server is away, that it is."""
+    layers = {
+        "here": {"BACKEND": REDIS, "CONFIG": {"hosts": [redis.unix]}},
+        "gone": {"BACKEND": REDIS, "CONFIG": {"hosts": ["redis://127.0.0.1:1"]}},
+    }
+    with override_settings(CHANNEL_LAYERS=layers):
+        get_layer("here").sync.send("jobs", {"type": "x"})
+        metrics = {metric.name: metric.samples for metric in Collector("here", "gone").collect()}
+    up = {sample.labels["layer"]: sample.value for sample in metrics["channels_lite_up"]}
+    assert up == {"here": 1, "gone": 0}
+    (pending,) = metrics["channels_lite_pending_messages"]
+    assert (pending.labels["channel"], pending.value) == ("jobs", 1)
 
 
 SETTINGS = """

@@ -10,7 +10,7 @@ from channels.layers import BaseChannelLayer
 
 from channels_lite import config
 from channels_lite.drops import Drops
-from channels_lite.errors import InvalidMessage
+from channels_lite.errors import ChannelsLiteError, InvalidMessage
 from channels_lite.stats import Stats
 
 logger = logging.getLogger("channels_lite.config")
@@ -69,6 +69,8 @@ class Layer(BaseChannelLayer, abc.ABC):
     """The options that have no effect on this layer, and are for the other kind."""
     kind: ClassVar[str]
     """What it keeps messages in: SQLite or Redis."""
+    failures: ClassVar[tuple[type[Exception], ...]] = (ChannelsLiteError,)
+    """What its calls raise when it cannot work just then, whoever calls."""
     options: config.Options
     group_expiry: float
     drops: Drops

@@ -31,6 +31,7 @@ from channels_lite.stats import Stats
 try:
     from channels_redis.core import RedisChannelLayer as Carrier
     from channels_redis.utils import decode_hosts
+    from redis import RedisError
 except ImportError as error:
     raise ImportError(f"channels_redis is missing ({error}): pip install 'channels-lite[redis]'") from error
 
@@ -60,6 +61,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
     library = "redis"
     kind = "Redis"
+    failures = (RedisError, OSError)
     idle = ("database", "path", "auto_trim", "plain_sql", "polling_interval", "polling_idle_timeout", "pool_size")
 
     def __init__(self, **configuration: Any) -> None:

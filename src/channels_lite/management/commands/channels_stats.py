@@ -114,11 +114,9 @@ def _look(entry: Entry) -> Look:
 
 
 def _look_at_redis(entry: Entry) -> Look:
-    from redis import RedisError  # the layer could not be read without it
-
     try:
         seen = get_layer(entry.name).sync.stats()
-    except (OSError, RedisError) as error:
+    except entry.backend.failures as error:
         return Look("", f"Redis cannot be asked: {error}", failed=True)
     return Look("Redis", msgspec.structs.replace(seen, processes=[]))  # this one is no process of the layer
 
