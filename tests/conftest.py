@@ -5,6 +5,7 @@ import gc
 import os
 import sysconfig
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,15 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def nothing_leaked() -> Iterator[None]:
     """Fail a test after which keeper threads or descriptors are left that were not there before."""
-    before = _left_over()
+    before, threads = _left_over(), set(threading.enumerate())
     yield
     gc.collect()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - threads:
         if thread.name.startswith("channels_lite") or "_close_unused" in thread.name:
             thread.join(5)
-    after = _left_over()
-    left = after - before
+    deadline = time.monotonic() + 5
+    while (left := _left_over() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a thread that is not ours to know may be closing it
     assert not left, f"the test left behind: {sorted(left)}"
 
 

@@ -44,6 +44,7 @@ class Site:
             shutil.copyfile(PROJECT / name, folder / name)
         (folder / "mysite" / "settings.py").write_text(SETTINGS + block("settings") + block("deploy: celery settings"))
         (folder / "mysite" / "celery.py").write_text(block("deploy: celery"))
+        (folder / "mysite" / "__init__.py").write_text(block("deploy: celery init"))
         (folder / "rooms" / "tasks.py").write_text(block("deploy: tasks"))
 
     def here(self, recipe: str, processes: int = 2) -> str:

@@ -94,9 +94,21 @@ async def test_nginx(site: Site) -> None:
             await told(site, crowd)
 
 
+async def test_worker(site: Site) -> None:
+    """What is sent to a background worker's channel is done there, and the room hears of it."""
+    worker = site.running(block("deploy: worker"))  # what is sent before it has begun waits
+    with site.running(site.here(block("deploy: daphne"))), worker:
+        async with site.crowd(1) as crowd:
+            send = "from channels.layers import get_channel_layer as get; get().sync.send('jobs', MESSAGE)"
+            message = "dict(type='work', what='the job')"
+            command = f'python manage.py shell -c "{send.replace("MESSAGE", message)}"'
+            await asyncio.to_thread(shell, command, site.folder, **site.variables)
+            assert await heard(crowd[0]) == "the job is done"
+
+
 async def test_celery(site: Site) -> None:
     """What a task sends in a process of the worker's reaches a WebSocket."""
-    task = "import mysite.celery, django; django.setup(); from rooms.tasks import announce; announce.delay('hi')"
+    task = "import django; django.setup(); from rooms.tasks import announce; announce.delay('hi')"
     worker = site.running(block("deploy: celery worker"), says="[queues]")
     with site.running(site.here(block("deploy: daphne"))), worker:
         async with site.crowd(1) as crowd:

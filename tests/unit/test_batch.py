@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import apsw
@@ -41,10 +42,12 @@ class Commits:
 
 
 @pytest.fixture
-async def opened(layer: Layer) -> Layer:
-    """A layer that is open and that the test's own task has written to last, so that no new task is taken for it."""
-    await layer.send("warm-up", {"type": "x"})
-    return layer
+async def opened(layer: Layer) -> AsyncIterator[Layer]:
+    """A layer that is open, and a task that wrote to it last and is kept, so that no new task is taken for it."""
+    writer = asyncio.ensure_future(layer.send("warm-up", {"type": "x"}))
+    await writer
+    yield layer
+    del writer
 
 
 @pytest.fixture
@@ -97,6 +100,12 @@ async def numbers(layer: Layer, channel: str) -> list[int]:
 
 
 # One transaction.
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, what shares a transaction is not cut short."""
+    monkeypatch.setattr(apsw_database, "TURN", math.inf)
 
 
 async def test_what_several_tasks_send_at_once_is_one_transaction(opened: Layer, commits: Commits) -> None:

@@ -184,7 +184,8 @@ def test_who_waits_is_not_told(kind: str, path: str, alias: str, monkeypatch: py
     async def receive() -> None:
         channel.append(await layer.new_channel())
         task = asyncio.ensure_future(layer.receive(channel[0]))
-        await until(lambda: layer._mailboxes.queues() > 0)
+        queue = layer._split(channel[0])[0]
+        await until(lambda: layer._mailboxes.queues() > 0 and layer._is_empty(queue))  # it has looked for itself
         begun.set()
         received.append(await asyncio.wait_for(task, PATIENCE))
 

@@ -99,7 +99,7 @@ class Browser(AsyncWebsocketConsumer):
             return
         await rooms.tell(room, {"type": "said", "id": number, "text": text, **self.who})
         command, _, dice = text.partition(" ")
-        if command == COMMAND:
+        if command.lower() == COMMAND:
             await self.roll(room, dice)
 
     async def roll(self, room: str, dice: str) -> None:

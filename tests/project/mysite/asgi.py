@@ -1,6 +1,6 @@
 """The ASGI application: the pages, and the sockets beside them."""
 
-from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
 from django.urls import path
 
@@ -19,5 +19,6 @@ application = ProtocolTypeRouter(
                 path("served/", consumers.Served.as_asgi()),
             ]
         ),
+        "channel": ChannelNameRouter({"jobs": consumers.Worker.as_asgi()}),
     }
 )

@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
+from channels.layers import get_channel_layer
 
 
 class Room(WebsocketConsumer):
@@ -29,6 +31,13 @@ class AsyncRoom(AsyncWebsocketConsumer):
 
     async def told(self, event: dict[str, Any]) -> None:
         await self.send(event["text"])
+
+
+class Worker(AsyncConsumer):
+    """One that works in the background, and tells the room what it has done."""
+
+    async def work(self, event: dict[str, Any]) -> None:
+        await get_channel_layer().group_send("room", {"type": "told", "text": f"{event['what']} is done"})
 
 
 class Served(AsyncRoom):

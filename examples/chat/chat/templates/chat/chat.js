@@ -261,10 +261,15 @@ compose.addEventListener("submit", (event) => {
   transmit({ type: "say", id, text });
 });
 
+let height = 0; // of the log's view, when it last followed
 log.addEventListener("scroll", () => {
+  if (log.clientHeight !== height) return; // nobody scrolls: the view has shrunk, and is about to follow
   atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
 });
-new ResizeObserver(follow).observe(log);
+new ResizeObserver(() => {
+  height = log.clientHeight;
+  follow();
+}).observe(log);
 
 addEventListener("online", () => {
   if (name && !welcomed) connect();
