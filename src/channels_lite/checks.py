@@ -136,7 +136,7 @@ def memory(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage
 
 def prefixes(app_configs: Apps = None, **options: Any) -> list[checks.CheckMessage]:
     """W006: two entries are one layer. E004: they are, and cannot read each other's messages."""
-    return [_clash(one, other.entry) for one, other in combinations(_on_disk(), 2) if _clashes(one, other)]
+    return [_clash(one, other) for one, other in combinations(_usable(), 2) if _clashes(one, other)]
 
 
 ALL = (libraries, configuration, keys, places, folders, memberships, memory, prefixes, unused)
@@ -206,23 +206,27 @@ def _tests_run() -> bool:
 
 
 def _clashes(one: Usable, other: Usable) -> bool:
-    same_prefix = one.entry.options.prefix == other.entry.options.prefix
-    return same_prefix and claims.same_file(one.file, other.file)
+    if one.entry.options.prefix != other.entry.options.prefix or one.entry.has_database != other.entry.has_database:
+        return False
+    if not one.entry.has_database:
+        return one.entry.options.hosts == other.entry.options.hosts
+    return MEMORY not in (one.file, other.file) and claims.same_file(one.file, other.file)
 
 
-def _clash(one: Usable, other: Entry) -> checks.CheckMessage:
-    both = f"{one.entry} and {other} are both for {one.file} with the prefix {other.options.prefix!r}"
-    differing = _differing(one.entry, other)
+def _clash(one: Usable, other: Usable) -> checks.CheckMessage:
+    place = one.file or "the same Redis servers"
+    both = f"{one.entry} and {other.entry} are both for {place} with the prefix {other.entry.options.prefix!r}"
+    differing = _differing(one.entry, other.entry)
     if not differing:
         return checks.Warning(
             f"{both}: they are one layer, and each receives what is sent to the other.",
-            hint="Give one of them another 'prefix' or another file, or leave one out.",
+            hint="Give one of them another 'prefix' or another place, or leave one out.",
             id="channels_lite.W006",
         )
     return checks.Error(
         f"{both}, but differ in {' and '.join(map(repr, differing))}: what one sends, the other may receive and cannot "
         "read, and it is lost.",
-        hint="Give one of them another 'prefix' or another file, or both the same options.",
+        hint="Give one of them another 'prefix' or another place, or both the same options.",
         id="channels_lite.E004",
     )
 

@@ -122,6 +122,10 @@ def test_one_line_in_the_settings() -> None:
     [
         ({"hosts": "redis://127.0.0.1"}, {"channels_lite.E002"}),
         ({"hosts": [7]}, {"channels_lite.E002"}),
+        ({"hosts": ["redis//host"]}, {"channels_lite.E002"}),
+        ({"hosts": ["redis://host:70000"]}, {"channels_lite.E002"}),
+        ({"hosts": [{"adress": "redis://host"}]}, {"channels_lite.E002"}),
+        ({"hosts": [("host", "port")]}, {"channels_lite.E002"}),
         ({"capasity": 7}, {"channels_lite.E002"}),
         ({"symmetric_encryption_keys": ["short"]}, {"channels_lite.W002"}),
         ({"symmetric_encryption_keys": []}, {"channels_lite.W007"}),
@@ -131,12 +135,29 @@ def test_one_line_in_the_settings() -> None:
 )
 def test_system_checks(config: dict[str, Any], found: set[str]) -> None:
     """The checks say of an entry on Redis what is wrong with it, and nothing of databases."""
-    layers = {"default": {"BACKEND": REDIS, "CONFIG": config}, "other": {"BACKEND": REDIS, "CONFIG": config}}
+    other = {"BACKEND": REDIS, "CONFIG": {**config, "prefix": "other"}}
+    layers = {"default": {"BACKEND": REDIS, "CONFIG": config}, "other": other}
     with override_settings(CHANNEL_LAYERS=layers, INSTALLED_APPS=["channels", "channels_lite"]):
         assert {message.id for message in run_checks(tags=["channels_lite"])} == found
 
 
-@pytest.mark.parametrize("hosts", ["redis://:s3cret@host", [7], [("host", "port")], 7])
+@pytest.mark.parametrize(("config", "found"), [({}, "W006"), ({"serializer_format": "json"}, "E004")])
+def test_two_entries_are_one_layer(config: dict[str, Any], found: str) -> None:
+    """On the same servers with the same prefix they are, and with other options cannot read each other's messages."""
+    hosts = {"hosts": ["redis://127.0.0.1"]}
+    layers = {
+        "default": {"BACKEND": REDIS, "CONFIG": hosts},
+        "other": {"BACKEND": REDIS, "CONFIG": {**hosts, **config}},
+        "elsewhere": {"BACKEND": REDIS, "CONFIG": {"hosts": ["redis://127.0.0.2"]}},
+        "sqlite": {"BACKEND": APSW, "CONFIG": {"path": "/tmp/channels.sqlite3"}},
+    }
+    with override_settings(CHANNEL_LAYERS=layers, INSTALLED_APPS=["channels", "channels_lite"]):
+        (message,) = run_checks(tags=["channels_lite"])
+    assert message.id == f"channels_lite.{found}"
+    assert "the same Redis servers" in message.msg
+
+
+@pytest.mark.parametrize("hosts", ["redis://:s3cret@host", [7], [("host", "port")], 7, ["redis://:s3cret/@host"]])
 def test_wrong_hosts(hosts: Any) -> None:
     """Something else than a list of servers is a ConfigError that names the option, and shows no password."""
     with pytest.raises(ConfigError, match="hosts") as caught:
@@ -205,6 +226,91 @@ async def test_what_a_stranger_puts_in(make: Make, junk: bytes) -> None:
     assert (await layer.stats()).decode_failures == 2
 
 
+async def test_odd_keys_and_addresses(make: Make) -> None:
+    """A stranger's keys, and envelopes for what is no channel, disturb neither receivers nor who looks."""
+    layer = make()
+    connection = layer.connection(0)
+    for addressed in ([[1]], {}, [{}], 7, None):
+        envelope = {**layer._envelope({"type": "x"}, 60), "__asgi_channel__": addressed}
+        await connection.zadd(f"{layer.prefix}jobs", {layer.serialize(envelope): time.time()})
+    await connection.zadd(layer.prefix.encode() + b"\xff", {b"x": 1})
+    await connection.zadd(layer.prefix.encode() + b":group:\xff", {b"\xff": 1})
+    await connection.set(f"{layer.prefix}text", "x")
+    await layer.group_add("room", "jobs")
+    await connection.zadd(f"{layer.prefix}:group:room", {b"\xff": time.time()})
+    await layer.send("jobs", {"type": "whole"})
+    assert (await layer.stats()).pending == {"jobs": 1}
+    assert (await layer.group_channels("room"), await layer.groups("jobs")) == (["jobs"], ["room"])
+    assert await soon(layer.receive("jobs")) == {"type": "whole"}
+    await layer.flush()
+    assert await connection.dbsize() == 0
+
+
+# At most once.
+
+
+async def test_two_processes_receive(make: Make, redis: Redis) -> None:
+    """Receivers on one normal channel in several processes: each message is received once, by one of them."""
+    script = """
+import asyncio, sys
+from django.conf import settings
+settings.configure()
+from channels_lite.layers.redis import RedisChannelLayer
+async def main():
+    layer = RedisChannelLayer(hosts=[sys.argv[1]], capacity=1000)
+    print("ready", flush=True)
+    while (message := await layer.receive("jobs"))["number"] >= 0:
+        print(message["number"], flush=True)
+asyncio.run(main())
+"""
+    layer = make(capacity=1000)
+    command = [sys.executable, "-c", script, redis.unix]
+    workers = [await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert await soon(worker.stdout.readline()) == b"ready\n"
+    for number in range(300):
+        await layer.send("jobs", {"type": "x", "number": number})
+    for _ in workers:
+        await layer.send("jobs", {"type": "end", "number": -1})
+    printed = [(await soon(worker.communicate()))[0].split() for worker in workers]
+    assert sorted(int(number) for numbers in printed for number in numbers) == list(range(300))
+
+
+async def test_cancelling_a_task_that_receives(make: Make) -> None:
+    """A task that receives again and again ends when it is cancelled, whatever it does just then."""
+    layer = make(capacity=1000)
+
+    async def work() -> None:
+        while True:
+            await layer.receive("jobs")
+
+    for turns in range(30):
+        task = asyncio.ensure_future(work())
+        for number in range(3):
+            await layer.send("jobs", {"type": "x", "number": number})
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(task)
+
+
+async def test_what_waits_in_the_process_survives_a_cancelled_receiver(make: Make) -> None:
+    """Of several receivers on an own channel one is cancelled: what was taken for it is received by the others."""
+    layer = make()
+    one, other = await layer.new_channel(), await layer.new_channel()
+    for channel in (one, one, other):
+        await layer.send(channel, {"type": channel})
+    await soon(layer.receive(other))  # takes those of the first one into this process
+    tasks = [asyncio.ensure_future(layer.receive(one)) for _ in range(3)]
+    done, waits = await asyncio.wait(tasks, timeout=0.2)
+    assert len(done) == 2
+    waits.pop().cancel()
+    await layer.send(one, {"type": "next"})
+    assert await soon(layer.receive(one)) == {"type": "next"}
+
+
 # Stats.
 
 
@@ -245,13 +351,64 @@ async def test_several_servers(make: Make, redis: Redis) -> None:
         await layer.send("jobs", {"type": group})
     stats = await layer.stats()
     assert stats.pending == {own: 4, "jobs": 4}
+    other = make(hosts=layer._configuration["hosts"])
+    waits = await waiting(other, "late")
+    await layer.group_add("late", "late")
+    await layer.group_send("late", {"type": "x"})
+    assert (await soon(waits))["type"] == "x"
+    await layer.group_discard("late", "late")
+    for number in range(5):
+        await make(hosts=layer._configuration["hosts"]).send("late", {"type": "x", "number": number})
+        assert (await soon(other.receive("late")))["number"] == number
     assert await layer.groups(own) == sorted(stats.groups) == ["a", "b", "c", "d"]
     assert [(await soon(layer.receive(own)))["type"] for _ in range(4)] == ["a", "b", "c", "d"]
-    assert {(await soon(layer.receive("jobs")))["type"] for _ in range(4)} == {"a", "b", "c", "d"}
+    assert [(await soon(layer.receive("jobs")))["type"] for _ in range(4)] == ["a", "b", "c", "d"]
     await layer.send("jobs", {"type": "x"})
     await layer.flush()
     assert await asyncio.to_thread(redis.ask, "DBSIZE") == ":0"
     assert (await layer.stats()).pending == {}
+
+
+async def test_the_longest_expiry(make: Make) -> None:
+    """A longer expiry than the layer's is cut to that; memberships that have expired are in no answer."""
+    layer = make(expiry=1, group_expiry=1)
+    await layer.group_add("room", "jobs")
+    await layer.send("jobs", {"type": "x"}, expiry=600)
+    (key,) = [key async for _, key, group in layer._keys() if group is None]
+    (envelope,) = await layer._live(layer.connection(0), key)
+    assert envelope["expires_at"] - envelope["sent_at"] == 1000
+    await layer.connection(0).zadd(f"{layer.prefix}:group:room", {"jobs": time.time() - 1.01})
+    assert (await layer.group_channels("room"), await layer.group_count("room"), await layer.groups("jobs")) == (
+        [],
+        0,
+        [],
+    )
+    assert (await layer.stats()).groups == {}
+
+
+async def test_what_nobody_receives_in_the_process(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages for an own channel whose receiver has ended leave the process's memory when they have expired."""
+    layer = make(expiry=0.05)
+    gone, here = await layer.new_channel(), await layer.new_channel()
+    for channel in (gone, here):
+        await layer.send(channel, {"type": "x"})
+    await soon(layer.receive(here))
+    assert list(layer.receive_buffer) == [gone]
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr("channels_lite.layers.redis.SWEEP", 0)
+    await layer.send(here, {"type": "x"})
+    await soon(layer.receive(here))
+    assert list(layer.receive_buffer) == []
+
+
+async def test_sentinels_have_our_defaults(make: Make) -> None:
+    """As many connections as receivers need, and no time-out, to the server that Sentinel tells of and to Sentinel."""
+    layer = make(hosts=[{"sentinels": [("127.0.0.1", 1)], "master_name": "main"}])
+    pool = layer.connection(0).connection_pool
+    (sentinel,) = pool.sentinel_manager.sentinels
+    for each in (pool, sentinel.connection_pool):
+        assert each.max_connections > 10_000
+        assert each.make_connection().socket_timeout is None
 
 
 async def test_clean_expired(make: Make) -> None:
@@ -297,6 +454,22 @@ async def test_closed_from_another_thread(make: Make) -> None:
             await soon(task)
     await layer.send("jobs", {"type": "x"})
     assert await soon(layer.receive("jobs")) == {"type": "x"}
+
+
+async def test_close_closes_connections(make: Make) -> None:
+    """Those of the running loop, and three receivers on one channel end together."""
+    layer, onlooker = make(), make(prefix="onlooker")
+    channel = await layer.new_channel()
+    tasks = [await waiting(layer, channel) for _ in range(3)]
+    count = onlooker.connection(0).info
+    while (await count("clients"))["blocked_clients"] < 1:  # noqa: ASYNC110 # the server's
+        await asyncio.sleep(0.01)
+    await layer.close()
+    for task in tasks:
+        with pytest.raises(LayerClosed):
+            await soon(task)
+    while (await count("clients"))["connected_clients"] > 1:  # noqa: ASYNC110 # the server's
+        await asyncio.sleep(0.01)
 
 
 async def test_sync_where_a_loop_runs(make: Make) -> None:

@@ -23,36 +23,23 @@ from channels_lite import clock, config, stats
 from channels_lite.codec import Codec
 from channels_lite.drops import Drops, Reason
 from channels_lite.errors import LayerClosed, UndecodableMessage, foreign
+from channels_lite.layers.carrier import ADDRESSED, EXCLUDED, FAILURES, GROUP, Carrier
 from channels_lite.layers.layer import Layer, SyncCalls, seconds_of
 from channels_lite.layers.openable import WAITING, Tally
 from channels_lite.layers.sync import refuse_loop
 from channels_lite.stats import Stats
 
-try:
-    from channels_redis.core import RedisChannelLayer as Carrier
-    from channels_redis.utils import decode_hosts
-    from redis import RedisError
-except ImportError as error:
-    raise ImportError(f"channels_redis is missing ({error}): pip install 'channels-lite[redis]'") from error
-
 T = TypeVar("T")
 
-# Instead of redis-py 8's defaults. Its pool of 100 is too small: each receiver of a normal channel has a connection.
-# Its time-out of 5 seconds ends a receive() that waits as long for channels_redis, and on Python 3.10 and 3.11 it makes
-# redis-py swallow cancellations (by asyncio.wait_for), so that servers do not end.
-CONNECTIONS = {"max_connections": config.MOST, "socket_timeout": None}
-EXCLUDED = "exclude"  # of a group's envelope, until it is addressed
 PAYLOAD, EXPIRES, SENT = "payload", "expires_at", "sent_at"  # of an envelope; times as channels_lite.clock has them
-ADDRESSED = "__asgi_channel__"  # what channels_redis adds to an envelope for process-specific channels: one, or a list
+SWEEP = 30.0  # seconds after which receive() looks for what has expired in this process
 NO_ENVELOPE = {PAYLOAD: b"", SENT: 0, EXPIRES: 0}
-GROUP = ":group:"  # behind the prefix, in the keys of groups
-INFLIGHT = "$inflight"  # behind a channel's key: what channels_redis has taken from it and not handed on yet
 
 _layers: "weakref.WeakSet[RedisChannelLayer]" = weakref.WeakSet()
 _of_parents: list[Any] = []  # connections from before a fork: to close them would take them from the parent's loop
 
 
-class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis has no types
+class RedisChannelLayer(Carrier, Layer):
     """A channel layer on Redis; options: ``channels_lite.config.Options``, with ``hosts`` as channels_redis takes them.
 
     Its keys begin with ``channels_lite:``, whatever the prefix, and no others are touched. An error of Redis's is
@@ -61,7 +48,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
     library = "redis"
     kind = "Redis"
-    failures = (RedisError, OSError)
+    failures = FAILURES
     idle = ("database", "path", "auto_trim", "plain_sql", "polling_interval", "polling_idle_timeout", "pool_size")
 
     def __init__(self, **configuration: Any) -> None:
@@ -69,10 +56,9 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         self._configuration = configuration
         self.options = options = self.parse(configuration)
         limited = options.enforce_capacity
-        hosts = [{**CONNECTIONS, **host} for host in decode_hosts(options.hosts)]
         Carrier.__init__(
             self,
-            hosts=hosts,
+            hosts=options.hosts,
             prefix=f"channels_lite:{quote(options.prefix, safe='')}:",
             expiry=math.ceil(options.expiry),  # Redis counts whole seconds; the envelope knows better
             group_expiry=math.ceil(options.group_expiry),
@@ -85,6 +71,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         self._tally = Tally()
         self._has_warned = False
         self._waiting: set[asyncio.Task[Any]] = set()  # in receive()
+        self._swept = time.monotonic()
         _layers.add(self)
 
     def __str__(self) -> str:  # channels_redis shows the hosts, which may have passwords
@@ -122,7 +109,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         longest = self.options.expiry
         envelope = self._envelope(message, longest if expiry is None else min(seconds_of(expiry), longest))
         try:
-            await Carrier.send(self, channel, envelope)
+            await self.carry(channel, envelope)
         except ChannelFull:
             raise ChannelFull(channel) from None
         self._tally.sent += 1
@@ -136,14 +123,12 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         queue = self.non_local_name(channel)
         if queue != channel and not queue.endswith(f".{self.client_prefix}!"):
             raise foreign(channel)
+        if time.monotonic() - self._swept > SWEEP:
+            self._sweep()
         message = None
         with self._until_closed():
             while message is None:
-                message = self._opened(channel, await Carrier.receive(self, channel))
-        # If the loop ended before Redis knew that it was received, Redis would give it out again. Who is cancelled
-        # here has received it all the same.
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.wait_received()
+                message = self._opened(channel, await self.fetch(channel))
         self._tally.received += 1
         return message
 
@@ -163,12 +148,10 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         finally:
             self._waiting.discard(task)
 
-    async def wait_received(self) -> None:
-        """Wait until Redis knows what was received in this loop."""
-        here = asyncio.get_running_loop()
-        confirming = [task for task in self.receive_cleaners if task.get_loop() is here]
-        if confirming:
-            await asyncio.wait(confirming)
+    def _sweep(self) -> None:
+        """Throw away what has expired in this process: whom it is for may have ended."""
+        self._swept, now = time.monotonic(), clock.now()
+        self.receive_buffer.keep(lambda envelope: envelope[EXPIRES] > now)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         if not issubclass(type(prefix), str):
@@ -200,6 +183,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         try:
             envelope: dict[str, Any] = Carrier.deserialize(self, message)
             whole = isinstance(envelope[PAYLOAD], bytes) and envelope[EXPIRES] >= 0 and envelope[SENT] >= 0
+            whole = whole and all(type(channel) is str for channel in _channels(envelope, ""))
         except Exception:  # they can fail msgpack in any way
             return NO_ENVELOPE
         return envelope if whole else NO_ENVELOPE
@@ -222,15 +206,10 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         await Carrier.group_send(self, group, {**envelope, EXCLUDED: excluded})
         self._tally.sent += 1
 
-    def _map_channel_keys_to_connection(self, channel_names: list[str], message: dict[str, Any]) -> Any:
-        excluded = message.pop(EXCLUDED)
-        left = [channel for channel in channel_names if channel not in excluded]
-        return Carrier._map_channel_keys_to_connection(self, left, message)
-
     async def group_channels(self, group: str) -> list[str]:
         key, connection = self._group(group)
         members: list[bytes] = await connection.zrangebyscore(key, self._since(), "+inf")
-        return [channel.decode() for channel in members]
+        return [channel.decode() for channel in members if channel.isascii()]  # others are a stranger's
 
     async def group_count(self, group: str) -> int:
         key, connection = self._group(group)
@@ -258,14 +237,19 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         """Who joined at this moment or before is no member any more; as a bound that excludes it."""
         return f"({time.time() - self.options.group_expiry}"
 
-    async def _keys(self) -> AsyncIterator[tuple[Any, str, str | None]]:
-        """Every key of this layer with a connection to the server that has it, and the group whose key it is."""
+    async def _keys(self, kind: str | None = "zset") -> AsyncIterator[tuple[Any, str, str | None]]:
+        """Every key of this layer with a connection to the server that has it, and the group whose key it is.
+
+        ``kind``: what a channel and a group are in Redis; None for what strangers have made of them as well.
+        """
         head = self.prefix + GROUP
         for index in range(self.ring_size):
             connection = self.connection(index)
-            scan = connection.scan_iter(match=f"{self.prefix}*", count=1_000, _type="zset")
-            for key in {key.decode() async for key in scan}:  # a scan may tell of a key twice
-                yield connection, key, key.removeprefix(head) if key.startswith(head) else None
+            scan = connection.scan_iter(match=f"{self.prefix}*", count=1_000, _type=kind)
+            for name in {name async for name in scan}:  # a scan may tell of a key twice
+                key = name.decode(errors="surrogateescape")
+                if key.isascii() or kind is None:  # ours are
+                    yield connection, key, key.removeprefix(head) if key.startswith(head) else None
 
     # Extensions and upkeep.
 
@@ -275,6 +259,7 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         ``database_bytes`` is the memory that its keys take. Of SQLite alone are ``wal_bytes``, ``schema_version``,
         ``busy_retries`` and the other ``processes``.
         """
+        self._sweep()
         buffered = {channel: buffer.qsize() for channel, buffer in self.receive_buffer.items()}
         pending, groups, oldest, size = Counter(buffered), {}, math.inf, 0
         async for connection, key, group in self._keys():
@@ -307,8 +292,6 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
     async def _live(self, connection: Any, key: str) -> list[dict[str, Any]]:
         """The live envelopes of a channel's key."""
-        if key.endswith(INFLIGHT):
-            return []
         envelopes = [self._parsed(member) for member in await connection.zrange(key, 0, -1)]
         return [envelope for envelope in envelopes if envelope[EXPIRES] > clock.now()]
 
@@ -317,15 +300,13 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
 
         Receivers that wait go on waiting, for which channels_redis would close their connections.
         """
-        await self.wait_received()
-        async for connection, key, _ in self._keys():
-            await connection.delete(key)
-        for buffer in self.receive_buffer.values():
-            while not buffer.empty():
-                buffer.get_nowait()
+        async for connection, key, _ in self._keys(kind=None):
+            await connection.delete(key.encode(errors="surrogateescape"))
+        self.receive_buffer.keep(lambda envelope: False)
 
     async def clean_expired(self) -> tuple[int, int]:
         """Remove what has expired: how many messages and memberships there were. Redis does it by itself, later."""
+        self._sweep()
         messages = memberships = 0
         async for connection, key, group in self._keys():
             expiry = self.options.expiry if group is None else self.options.group_expiry
@@ -337,26 +318,24 @@ class RedisChannelLayer(Carrier, Layer):  # type: ignore[misc] # channels_redis 
         return messages, memberships
 
     async def close(self) -> None:
-        """Close the connections of all loops; a waiting receive() ends with LayerClosed.
+        """Close the connections of the running loop; a waiting receive() ends with LayerClosed, in every loop.
 
-        May be called more than once; the next use connects again.
+        Other loops' connections are closed with them. May be called more than once; the next use connects again.
         """
-        for loop, connections in list(self._layers.items()):
-            if loop is asyncio.get_running_loop():
-                await self._disconnect(connections)
-            elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._disconnect(connections), loop))
+        for task in list(self._waiting):
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                task.get_loop().call_soon_threadsafe(self._end, task)
+        await asyncio.sleep(0)  # those of this loop are cancelled before their connections are gone
+        connections = self._layers.get(asyncio.get_running_loop())
+        if connections is not None:
+            await connections.flush()
         self.drops.report(last=True)
 
-    async def _disconnect(self, connections: Any) -> None:
-        """Close what the running loop has open, when nothing waits there or has still to be confirmed."""
-        here = asyncio.get_running_loop()
-        for task in list(self._waiting):
-            if task.get_loop() is here:
-                self._waiting.discard(task)
-                task.cancel()
-        await self.wait_received()
-        await connections.flush()
+    def _end(self, task: "asyncio.Task[Any]") -> None:
+        """Let a task that waits in receive() end because the layer is closed."""
+        if task in self._waiting:
+            self._waiting.remove(task)
+            task.cancel()
 
 
 class RedisSync(SyncCalls):
