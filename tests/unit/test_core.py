@@ -1073,7 +1073,7 @@ async def test_apsw_never_has_the_file(layer, monkeypatch):
     assert set(opened) == {""}
 
 
-# What an attack found.
+# Rare orders of things, and odd input.
 
 
 @only
