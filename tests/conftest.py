@@ -41,11 +41,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more process than there are cores, with ``-n auto``: tests often wait."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_finish() -> None:
     """Leave what stays anyway out of the collections after each test: they took a third of the suite's time."""
     gc.collect()

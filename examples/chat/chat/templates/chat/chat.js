@@ -277,6 +277,7 @@ addEventListener("online", () => {
 document.addEventListener("visibilitychange", look);
 setInterval(look, 1_000);
 
+enter(false); // only now: before the script was here, the form would have left the page
 if (history.state?.name) {
   nameInput.value = history.state.name;
   join.requestSubmit();
