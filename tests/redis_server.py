@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+from tests.ports import free_port
+
 MISSING = "There is no redis-server here; install Debian's package redis-server."
 PATIENCE = 10.0  # seconds until it answers
 
@@ -43,7 +45,7 @@ def running(folder: str) -> Iterator[Redis]:
     executable = program()
     assert executable, MISSING
     os.makedirs(folder, exist_ok=True)
-    redis = Redis(_free_port(), f"{folder}/redis.sock", _version(executable))
+    redis = Redis(free_port(), f"{folder}/redis.sock", _version(executable))
     process = subprocess.Popen(
         [
             *(executable, "--bind", "127.0.0.1", "--port", str(redis.port), "--unixsocket", f"{folder}/redis.sock"),
@@ -73,10 +75,3 @@ def _await_answer(redis: Redis, process: "subprocess.Popen[bytes]") -> None:
         assert process.poll() is None, "redis-server has ended"
         assert time.monotonic() < deadline, "redis-server does not answer"
         time.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -19,19 +19,12 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.ports import HOST, free_port
+
 FOLDER = Path(__file__).parents[2] / "examples" / "chat"
-HOST = "127.0.0.1"
 DEADLINE = 30.0  # seconds: what has not happened by then does not happen
 
 Event = dict[str, Any]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as attempt:
-        attempt.bind((HOST, 0))
-        port: int = attempt.getsockname()[1]
-        return port
 
 
 class Chat:
